@@ -1,1 +1,41 @@
-//! placeholder
+//! The hub: who is subscribed to what, what happened lately, and the fan-out.
+//!
+//! # The life of a frame
+//!
+//! An [`Event`] that has its place in the stream is encoded once, elsewhere, into
+//! a [`Frame`]. [`Hub::publish`] appends a batch of frames to the ring and hands
+//! each *lane* that matches some of them one assembled `Bytes`. A lane is one
+//! distinct [`Filter`]; all subscriptions with that filter share its broadcast
+//! queue, so a frame's bytes are only ever ref-counted, however many clients it has.
+//!
+//! # One path
+//!
+//! A [`Subscription`] is either *replaying* or *live*. Replaying, it reads the ring
+//! from its cursor on; when it has reached the head, it is live and takes what the
+//! lane sends. A subscription that falls so far behind that its lane's queue drops
+//! something goes back to replaying from its cursor. Replay, lag and reconnect are
+//! therefore one path, and a slow client costs a cursor, never memory. What the ring
+//! no longer holds the subscription's owner reads from history ([`Next::BeforeRing`]).
+//!
+//! # Invariants
+//!
+//! - No I/O, SQL, HTTP or wire format here, and nothing awaits while it holds a lock.
+//! - Sequence numbers in the ring have no holes.
+//! - No queue is unbounded: the ring is bounded by count and bytes, a lane's queue by count.
+
+mod cursor;
+mod event;
+mod filter;
+mod hub;
+mod lanes;
+mod ring;
+mod subscription;
+mod topic;
+
+pub use cursor::{Cursor, Epoch, InvalidCursor};
+pub use event::{Event, Frame};
+pub use filter::{Filter, InvalidFilter, MAX_PATTERNS};
+pub use hub::{Hub, Limits, NotOpen, Rewind};
+pub use ring::Ring;
+pub use subscription::{Next, Subscription};
+pub use topic::{InvalidTopic, MAX_TOPIC_BYTES, Pattern, Topic};

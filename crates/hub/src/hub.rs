@@ -1,0 +1,313 @@
+//! The hub itself: the only file that takes locks.
+
+use bytes::{Bytes, BytesMut};
+use std::{
+    fmt,
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use crate::{
+    Cursor, Epoch, Filter, Frame, Ring, Subscription,
+    lanes::{LaneId, Lanes},
+};
+
+/// Frames looked at in one hold of the lock while a subscription replays.
+const SCAN: usize = 4096;
+
+/// Bytes handed out in one piece while a subscription replays, unless one frame is larger.
+const PIECE: usize = 64 * 1024;
+
+/// How much of the stream is kept in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Frames in the ring. Default: 65,536, ten minutes at 100 events a second.
+    pub ring_frames: usize,
+    /// Bytes of the frames in the ring. Default: 64 MiB.
+    pub ring_bytes: usize,
+}
+
+/// Where events are published and subscribed to. See the crate's documentation.
+#[derive(Debug)]
+pub struct Hub {
+    limits: Limits,
+    /// A std lock: held for microseconds, never across an await. It guards the ring and
+    /// the lanes together, so that who joins a lane knows the head it joined at.
+    state: RwLock<State>,
+    /// The head up to which all lanes have been sent what is theirs. Behind the ring's
+    /// head only while `publish` sends.
+    sent: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    /// `None` before the stream is open, and once the hub is closed.
+    epoch: Option<Epoch>,
+    /// Counts openings and closings: a subscription belongs to one.
+    generation: u64,
+    ring: Ring,
+    lanes: Lanes,
+}
+
+/// The hub does not know the stream yet, or is closed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotOpen;
+
+/// Where the last n events of a filter begin, as far as the ring can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rewind {
+    /// Just after this number.
+    To(u64),
+    /// Before the ring: so many of them are still to be found at or below this number.
+    Beyond {
+        /// How many more.
+        missing: usize,
+        /// The ring's floor.
+        floor: u64,
+    },
+}
+
+/// Where a subscription belongs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    generation: u64,
+    lane: LaneId,
+}
+
+/// What a replaying subscription finds in the ring.
+pub(crate) enum Read {
+    /// These bytes, maybe none, and the position after them.
+    Bytes(Bytes, u64),
+    /// Nothing; it has all there is.
+    CaughtUp,
+    /// Its position is no longer in the ring.
+    BeforeRing,
+    /// The stream it belongs to is no longer open.
+    Closed,
+}
+
+// === impl Limits ===
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            ring_frames: 65_536,
+            ring_bytes: 64 * 1024 * 1024,
+        }
+    }
+}
+
+// === impl Hub ===
+
+impl Hub {
+    /// A hub that is not open yet.
+    pub fn new(limits: Limits) -> Arc<Self> {
+        let state = State {
+            epoch: None,
+            generation: 0,
+            ring: Ring::new(0, limits.ring_frames, limits.ring_bytes),
+            lanes: Lanes::default(),
+        };
+        Arc::new(Self {
+            limits,
+            state: RwLock::new(state),
+            sent: AtomicU64::new(0),
+        })
+    }
+
+    /// Opens a stream whose ring holds these frames, the newest of which has the number
+    /// `head`. Subscriptions to another stream end; their clients come back with cursors
+    /// that tell the difference.
+    ///
+    /// # Panics
+    /// If the frames have holes or do not end at `head`.
+    pub fn open(&self, epoch: Epoch, head: u64, recent: Vec<Frame>) {
+        let floor = recent.first().map_or(head, |oldest| oldest.seq - 1);
+        let mut ring = Ring::new(floor, self.limits.ring_frames, self.limits.ring_bytes);
+        for frame in recent {
+            ring.push(frame);
+        }
+        assert_eq!(ring.head(), head, "the ring ends at the head");
+
+        let mut state = self.write();
+        let old_lanes = state.begin(Some(epoch));
+        state.ring = ring;
+        self.sent.store(head, Ordering::Release);
+        drop(state);
+        drop(old_lanes);
+    }
+
+    /// Ends all subscriptions, and lets nobody subscribe any more.
+    pub fn close(&self) {
+        let lanes = self.write().begin(None);
+        drop(lanes);
+    }
+
+    /// Appends a batch to the stream and sends it to whom it is for. Calls come from one
+    /// task, in the stream's order.
+    ///
+    /// # Panics
+    /// If the batch does not continue the stream.
+    pub fn publish(&self, frames: Vec<Frame>) {
+        let Some(last) = frames.last().map(|frame| frame.seq) else {
+            return;
+        };
+        let mut state = self.write();
+        let sends = state.lanes.sort(&frames);
+        for frame in frames {
+            state.ring.push(frame);
+        }
+        drop(state);
+
+        for (queue, batch) in sends {
+            // An error says that the last subscription has just left. Nothing is lost.
+            let _: Result<usize, _> = queue.send(batch);
+        }
+        self.sent.store(last, Ordering::Release);
+    }
+
+    /// Subscribes from a position of the present stream on, or from now on.
+    ///
+    /// # Errors
+    /// If the hub is not open, or no longer in the cursor's epoch.
+    pub fn subscribe(
+        self: &Arc<Self>,
+        filter: Filter,
+        from: Option<Cursor>,
+    ) -> Result<Subscription, NotOpen> {
+        let mut state = self.write();
+        let epoch = state.epoch.ok_or(NotOpen)?;
+        if from.is_some_and(|cursor| cursor.epoch != epoch) {
+            return Err(NotOpen);
+        }
+        let seq = from.map_or(state.ring.head(), |cursor| cursor.seq);
+        let (lane, queue) = state.lanes.join(&filter);
+        let place = Place {
+            generation: state.generation,
+            lane,
+        };
+        drop(state);
+        let cursor = Cursor { epoch, seq };
+        Ok(Subscription::new(
+            Arc::clone(self),
+            place,
+            filter,
+            cursor,
+            queue,
+        ))
+    }
+
+    /// The newest position, as far as it has been handed to everybody.
+    pub fn head(&self) -> Option<Cursor> {
+        let epoch = self.read().epoch?;
+        Some(Cursor {
+            epoch,
+            seq: self.sent(),
+        })
+    }
+
+    /// The lowest position from which the ring can replay.
+    pub fn floor(&self) -> u64 {
+        self.read().ring.floor()
+    }
+
+    /// Where the last `count` events of a filter begin.
+    pub fn rewind(&self, filter: &Filter, count: usize) -> Rewind {
+        let state = self.read();
+        let floor = state.ring.floor();
+        if count == 0 {
+            return Rewind::To(state.ring.head());
+        }
+        let frames = state.ring.after(floor).into_iter().flatten();
+        let mut missing = count;
+        for frame in frames.rev().filter(|frame| filter.matches(&frame.topic)) {
+            missing -= 1;
+            if missing == 0 {
+                return Rewind::To(frame.seq - 1);
+            }
+        }
+        Rewind::Beyond { missing, floor }
+    }
+
+    /// How many subscriptions there are.
+    pub fn subscriptions(&self) -> usize {
+        self.read().lanes.subscriptions()
+    }
+
+    /// How many lanes there are.
+    pub fn lanes(&self) -> usize {
+        self.read().lanes.len()
+    }
+
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Acquire)
+    }
+
+    /// Reads on from a subscription's position.
+    pub(crate) fn read_ring(&self, place: Place, filter: &Filter, from: u64) -> Read {
+        let state = self.read();
+        if state.generation != place.generation {
+            return Read::Closed;
+        }
+        if from >= state.ring.head() {
+            return Read::CaughtUp;
+        }
+        let Some(frames) = state.ring.after(from) else {
+            return Read::BeforeRing;
+        };
+        let mut bytes = BytesMut::new();
+        let mut seq = from;
+        for frame in frames.take(SCAN) {
+            if filter.matches(&frame.topic) {
+                if !bytes.is_empty() && bytes.len() + frame.bytes.len() > PIECE {
+                    break;
+                }
+                bytes.extend_from_slice(&frame.bytes);
+            }
+            seq = frame.seq;
+        }
+        Read::Bytes(bytes.freeze(), seq)
+    }
+
+    pub(crate) fn leave(&self, place: Place) {
+        let mut state = self.write();
+        // The lanes of another generation went with it.
+        if state.generation == place.generation {
+            state.lanes.leave(place.lane);
+        }
+    }
+
+    // A panic while the lock is held is a broken invariant and ends the publishing task.
+    // What is in memory is still what was committed to it, so others may go on reading.
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Begins a generation without lanes. Returns the old ones: to drop their senders
+    /// wakes every subscription, and is better done without the lock.
+    fn begin(&mut self, epoch: Option<Epoch>) -> Lanes {
+        self.epoch = epoch;
+        self.generation += 1;
+        std::mem::take(&mut self.lanes)
+    }
+}
+
+// === impl NotOpen ===
+
+impl fmt::Display for NotOpen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the stream is not open")
+    }
+}
+
+impl std::error::Error for NotOpen {}

@@ -1,0 +1,315 @@
+//! Lanes: one for each distinct filter, and which of them an event is for.
+
+use bytes::{Bytes, BytesMut};
+use std::{collections::HashMap, sync::Arc};
+use tokio::sync::broadcast;
+
+use crate::{Filter, Frame, Pattern, Topic};
+
+/// Batches that a lane keeps for its slowest subscription. One that is further behind
+/// reads the ring instead, which is not dearer: it gets all it missed in one piece.
+const QUEUE: usize = 16;
+
+/// Frames of one lane and one batch, as one run of bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Batch {
+    /// The stream's head with this batch, whether or not the last event is the lane's.
+    pub(crate) last_seq: u64,
+    pub(crate) bytes: Bytes,
+}
+
+/// Identifies a lane as long as it has subscriptions.
+pub(crate) type LaneId = usize;
+
+/// All lanes. A lane exists as long as somebody is subscribed to it.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes {
+    slots: Vec<Option<Lane>>,
+    free: Vec<LaneId>,
+    by_filter: HashMap<Filter, LaneId>,
+    by_token: Node,
+}
+
+#[derive(Debug)]
+struct Lane {
+    filter: Filter,
+    queue: broadcast::Sender<Batch>,
+    subscriptions: usize,
+    /// Frames of the batch that is being sorted; empty between batches.
+    pending: Vec<Bytes>,
+    /// The last event put into `pending`, so that two patterns of one filter that both
+    /// match it count once.
+    pending_seq: u64,
+}
+
+/// A subscription's end of its lane.
+pub(crate) type Queue = broadcast::Receiver<Batch>;
+
+/// What is to be sent: made under the hub's lock, sent after it.
+pub(crate) type Delivery = (broadcast::Sender<Batch>, Batch);
+
+/// A tree of patterns by token, walked along a topic's tokens. An event thus visits the
+/// lanes it matches and few others, however many lanes there are.
+#[derive(Debug, Default)]
+struct Node {
+    literal: HashMap<Arc<str>, Node>,
+    any: Option<Box<Node>>,
+    /// Lanes with a pattern that ends here.
+    ends: Vec<LaneId>,
+    /// Lanes with a pattern that ends with a `>` here.
+    rest: Vec<LaneId>,
+}
+
+// === impl Lanes ===
+
+impl Lanes {
+    /// Subscribes to the filter's lane, which is made if need be.
+    pub(crate) fn join(&mut self, filter: &Filter) -> (LaneId, Queue) {
+        let id = match self.by_filter.get(filter) {
+            Some(&id) => id,
+            None => self.insert(filter),
+        };
+        let lane = self.slots[id]
+            .as_mut()
+            .expect("by_filter names lanes that exist");
+        lane.subscriptions += 1;
+        (id, lane.queue.subscribe())
+    }
+
+    /// Takes one subscription's leave. The last one takes its lane along.
+    pub(crate) fn leave(&mut self, id: LaneId) {
+        let lane = self.slots[id]
+            .as_mut()
+            .expect("a subscription's lane exists");
+        lane.subscriptions -= 1;
+        if lane.subscriptions == 0 {
+            let lane = self.slots[id].take().expect("it was just there");
+            self.by_filter.remove(&lane.filter);
+            for pattern in lane.filter.patterns() {
+                self.by_token.remove(&mut pattern.tokens(), id);
+            }
+            self.free.push(id);
+        }
+    }
+
+    /// Sorts a batch into the lanes it is for, each with all its frames in one piece.
+    pub(crate) fn sort(&mut self, frames: &[Frame]) -> Vec<Delivery> {
+        let Self {
+            slots, by_token, ..
+        } = self;
+        let mut touched = Vec::new();
+        for frame in frames {
+            by_token.visit(&frame.topic, &mut |id| {
+                let lane = slots[id].as_mut().expect("by_token names lanes that exist");
+                if lane.pending.is_empty() {
+                    touched.push(id);
+                } else if lane.pending_seq == frame.seq {
+                    return;
+                }
+                lane.pending_seq = frame.seq;
+                lane.pending.push(frame.bytes.clone());
+            });
+        }
+        let last_seq = frames.last().map_or(0, |frame| frame.seq);
+        let mut assemble = |id: LaneId| {
+            let lane = slots[id].as_mut().expect("touched just now");
+            let bytes = join(&mut lane.pending);
+            (lane.queue.clone(), Batch { last_seq, bytes })
+        };
+        touched.into_iter().map(&mut assemble).collect()
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.by_filter.len()
+    }
+
+    /// How many subscriptions there are on all of them.
+    pub(crate) fn subscriptions(&self) -> usize {
+        self.slots
+            .iter()
+            .flatten()
+            .map(|lane| lane.subscriptions)
+            .sum()
+    }
+
+    fn insert(&mut self, filter: &Filter) -> LaneId {
+        let lane = Lane {
+            filter: filter.clone(),
+            queue: broadcast::Sender::new(QUEUE),
+            subscriptions: 0,
+            pending: Vec::new(),
+            pending_seq: 0,
+        };
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.slots[id] = Some(lane);
+        self.by_filter.insert(filter.clone(), id);
+        for pattern in filter.patterns() {
+            self.by_token.insert(pattern, id);
+        }
+        id
+    }
+}
+
+/// One run of bytes from many. A single frame is passed on as it is.
+fn join(frames: &mut Vec<Bytes>) -> Bytes {
+    if frames.len() == 1 {
+        return frames.pop().expect("there is one");
+    }
+    let mut joined = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
+    for frame in frames.drain(..) {
+        joined.extend_from_slice(&frame);
+    }
+    joined.freeze()
+}
+
+// === impl Node ===
+
+impl Node {
+    fn insert(&mut self, pattern: &Pattern, id: LaneId) {
+        let mut node = self;
+        for token in pattern.tokens() {
+            node = match token {
+                ">" => {
+                    node.rest.push(id);
+                    return;
+                }
+                "*" => node.any.get_or_insert_default(),
+                literal => node.literal.entry(literal.into()).or_default(),
+            };
+        }
+        node.ends.push(id);
+    }
+
+    /// Undoes an insert, and drops the nodes that nobody needs any more.
+    fn remove<'a>(&mut self, tokens: &mut impl Iterator<Item = &'a str>, id: LaneId) {
+        match tokens.next() {
+            None => self.ends.retain(|&other| other != id),
+            Some(">") => self.rest.retain(|&other| other != id),
+            Some("*") => {
+                let node = self.any.as_mut().expect("it was inserted");
+                node.remove(tokens, id);
+                if node.is_empty() {
+                    self.any = None;
+                }
+            }
+            Some(literal) => {
+                let node = self.literal.get_mut(literal).expect("it was inserted");
+                node.remove(tokens, id);
+                if node.is_empty() {
+                    self.literal.remove(literal);
+                }
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.literal.is_empty()
+            && self.any.is_none()
+            && self.ends.is_empty()
+            && self.rest.is_empty()
+    }
+
+    fn visit(&self, topic: &Topic, found: &mut impl FnMut(LaneId)) {
+        self.visit_tokens(topic.as_str(), found);
+    }
+
+    /// `rest` is never empty: what is left of a topic begins with a token.
+    fn visit_tokens(&self, rest: &str, found: &mut impl FnMut(LaneId)) {
+        self.rest.iter().copied().for_each(&mut *found);
+        let (token, rest) = match rest.split_once('.') {
+            Some((token, rest)) => (token, Some(rest)),
+            None => (rest, None),
+        };
+        for node in self
+            .literal
+            .get(token)
+            .into_iter()
+            .chain(self.any.as_deref())
+        {
+            match rest {
+                Some(rest) => node.visit_tokens(rest, found),
+                None => node.ends.iter().copied().for_each(&mut *found),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frame(seq: u64, topic: &str) -> Frame {
+        Frame {
+            seq,
+            topic: Topic::new(topic).unwrap(),
+            bytes: format!("{seq} ").into(),
+        }
+    }
+
+    fn token() -> impl Strategy<Value = &'static str> {
+        prop_oneof![Just("a"), Just("b"), Just("c")]
+    }
+
+    fn topic() -> impl Strategy<Value = String> {
+        proptest::collection::vec(token(), 1..4).prop_map(|tokens| tokens.join("."))
+    }
+
+    fn pattern() -> impl Strategy<Value = String> {
+        let token = prop_oneof![3 => token(), 1 => Just("*")];
+        (
+            proptest::collection::vec(token, 0..3),
+            any::<bool>(),
+            "[ab]",
+        )
+            .prop_map(|(mut tokens, rest, last)| {
+                tokens.push(if rest { ">" } else { &last });
+                tokens.join(".")
+            })
+    }
+
+    fn filter() -> impl Strategy<Value = Filter> {
+        proptest::collection::vec(pattern(), 1..4)
+            .prop_map(|patterns| Filter::new(patterns.iter().map(String::as_str)).unwrap())
+    }
+
+    proptest! {
+        /// Each lane gets exactly the frames its filter matches, in order and once, also
+        /// after others have come and gone.
+        #[test]
+        fn sorts_as_filters_match(
+            filters in proptest::collection::vec(filter(), 1..12),
+            leaving in proptest::collection::vec(any::<bool>(), 12),
+            topics in proptest::collection::vec(topic(), 1..20),
+        ) {
+            let mut lanes = Lanes::default();
+            let joined: Vec<_> = filters.iter().map(|filter| lanes.join(filter)).collect();
+            let mut stayed = Vec::new();
+            for ((filter, (id, queue)), leaves) in filters.iter().zip(joined).zip(leaving) {
+                if leaves { lanes.leave(id) } else { stayed.push((filter, id, queue)) }
+            }
+            prop_assert_eq!(lanes.subscriptions(), stayed.len());
+
+            let frames: Vec<_> = topics.iter().zip(1..).map(|(topic, seq)| frame(seq, topic)).collect();
+            for (queue, batch) in lanes.sort(&frames) {
+                queue.send(batch).unwrap();
+            }
+            for (filter, id, mut queue) in stayed {
+                let expected: Vec<u8> = frames.iter()
+                    .filter(|frame| filter.matches(&frame.topic))
+                    .flat_map(|frame| frame.bytes.clone())
+                    .collect();
+                let sent = queue.try_recv().map_or(Bytes::new(), |batch| batch.bytes);
+                prop_assert_eq!(sent, expected);
+                prop_assert!(queue.try_recv().is_err(), "one batch is one send");
+                lanes.leave(id);
+            }
+            prop_assert_eq!(lanes.len(), 0);
+            prop_assert!(lanes.by_token.is_empty(), "nothing is left of lanes that are gone");
+        }
+    }
+}

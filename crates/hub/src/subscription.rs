@@ -1,0 +1,333 @@
+//! A client's handle on a lane: replaying or live.
+
+use bytes::Bytes;
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::ReusableBoxFuture;
+
+use crate::{
+    Cursor, Filter, Hub,
+    hub::{Place, Read},
+    lanes::{Batch, Queue},
+};
+
+/// A client's handle on its lane, with its cursor. Leaves the lane when dropped.
+pub struct Subscription {
+    hub: Arc<Hub>,
+    place: Place,
+    filter: Filter,
+    cursor: Cursor,
+    mode: Mode,
+    /// The lane's next batch. The queue travels with the future that waits on it, because
+    /// `recv` borrows it.
+    next_batch: ReusableBoxFuture<'static, (Result<Batch, RecvError>, Queue)>,
+}
+
+/// Where a subscription's next bytes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// From the ring. So it starts, and so it goes on when it lagged behind its lane.
+    Replaying,
+    /// From the lane.
+    Live,
+}
+
+/// What a subscription's owner is to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Send these bytes. The cursor is behind them already.
+    Bytes(Bytes),
+    /// The ring no longer holds what follows the cursor: read it from history and say
+    /// so with [`Subscription::replayed_to`].
+    BeforeRing,
+    /// The stream has ended, or the hub is closed.
+    Closed,
+}
+
+impl Subscription {
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        place: Place,
+        filter: Filter,
+        cursor: Cursor,
+        queue: Queue,
+    ) -> Self {
+        Self {
+            hub,
+            place,
+            filter,
+            cursor,
+            mode: Mode::Replaying,
+            next_batch: ReusableBoxFuture::new(recv(queue)),
+        }
+    }
+
+    /// What comes next. `Pending` only if the client has everything there is.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        loop {
+            match self.mode {
+                Mode::Replaying => {
+                    match self
+                        .hub
+                        .read_ring(self.place, &self.filter, self.cursor.seq)
+                    {
+                        Read::Bytes(bytes, seq) => {
+                            self.cursor.seq = seq;
+                            if !bytes.is_empty() {
+                                return Poll::Ready(Next::Bytes(bytes));
+                            }
+                        }
+                        Read::CaughtUp => self.mode = Mode::Live,
+                        Read::BeforeRing => return Poll::Ready(Next::BeforeRing),
+                        Read::Closed => return Poll::Ready(Next::Closed),
+                    }
+                }
+                Mode::Live => {
+                    // Read first: if the lane then has nothing, all of it up to here that
+                    // was this lane's has been received.
+                    let sent = self.hub.sent();
+                    let Poll::Ready(received) = self.poll_lane(cx) else {
+                        self.cursor.seq = self.cursor.seq.max(sent);
+                        return Poll::Pending;
+                    };
+                    match received {
+                        // Sent before it was caught up: the ring had it already.
+                        Ok(batch) if batch.last_seq <= self.cursor.seq => {}
+                        Ok(batch) => {
+                            self.cursor.seq = batch.last_seq;
+                            return Poll::Ready(Next::Bytes(batch.bytes));
+                        }
+                        Err(RecvError::Lagged(_)) => self.mode = Mode::Replaying,
+                        Err(RecvError::Closed) => return Poll::Ready(Next::Closed),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Up to where the client has everything its filter matches, if it has taken all that
+    /// was handed out so far.
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// What it is subscribed to.
+    pub fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    /// Says that history was sent, or is gone, up to and including this number.
+    pub fn replayed_to(&mut self, seq: u64) {
+        self.cursor.seq = self.cursor.seq.max(seq);
+    }
+
+    fn poll_lane(&mut self, cx: &mut Context<'_>) -> Poll<Result<Batch, RecvError>> {
+        let (received, queue) = ready!(self.next_batch.poll(cx));
+        self.next_batch.set(recv(queue));
+        Poll::Ready(received)
+    }
+}
+
+async fn recv(mut queue: Queue) -> (Result<Batch, RecvError>, Queue) {
+    let received = queue.recv().await;
+    (received, queue)
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.hub.leave(self.place);
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("filter", &self.filter)
+            .field("cursor", &self.cursor)
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Epoch, Frame, Limits, Topic};
+    use proptest::prelude::*;
+    use std::task::Waker;
+
+    const EPOCH: Epoch = Epoch::new(7);
+
+    fn hub(ring_frames: usize) -> Arc<Hub> {
+        let hub = Hub::new(Limits {
+            ring_frames,
+            ..Limits::default()
+        });
+        hub.open(EPOCH, 0, Vec::new());
+        hub
+    }
+
+    /// Publishes the next events: one on `a.odd`, the next on `a.even`, and so on.
+    fn publish(hub: &Hub, count: usize) {
+        let head = hub.head().unwrap().seq;
+        let frames = (head + 1..=head + count as u64).map(|seq| Frame {
+            seq,
+            topic: Topic::new(if seq % 2 == 0 { "a.even" } else { "a.odd" }).unwrap(),
+            bytes: format!("{seq} ").into(),
+        });
+        hub.publish(frames.collect());
+    }
+
+    fn subscribe(hub: &Arc<Hub>, pattern: &str, from: Option<u64>) -> Subscription {
+        let from = from.map(|seq| Cursor { epoch: EPOCH, seq });
+        hub.subscribe(Filter::new([pattern]).unwrap(), from)
+            .unwrap()
+    }
+
+    /// Takes one thing, if there is one.
+    fn poll(subscription: &mut Subscription) -> Option<Next> {
+        let mut cx = Context::from_waker(Waker::noop());
+        match subscription.poll_next(&mut cx) {
+            Poll::Ready(next) => Some(next),
+            Poll::Pending => None,
+        }
+    }
+
+    fn numbers(next: Option<Next>) -> Vec<u64> {
+        match next {
+            Some(Next::Bytes(bytes)) => {
+                let text = String::from_utf8(bytes.to_vec()).unwrap();
+                text.split_whitespace()
+                    .map(|number| number.parse().unwrap())
+                    .collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn without_a_cursor_it_starts_now() {
+        let hub = hub(100);
+        publish(&hub, 3);
+        let mut subscription = subscribe(&hub, ">", None);
+        assert_eq!(poll(&mut subscription), None);
+        publish(&hub, 2);
+        assert_eq!(numbers(poll(&mut subscription)), [4, 5]);
+        assert_eq!(subscription.cursor().to_string(), "00000007-5");
+    }
+
+    #[test]
+    fn a_quiet_clients_cursor_moves_on() {
+        let hub = hub(100);
+        let mut subscription = subscribe(&hub, "another", None);
+        publish(&hub, 3);
+        assert_eq!(poll(&mut subscription), None);
+        assert_eq!(subscription.cursor().seq, 3);
+    }
+
+    #[test]
+    fn says_what_is_before_the_ring() {
+        let hub = hub(5);
+        publish(&hub, 20);
+        let mut subscription = subscribe(&hub, ">", Some(9));
+        assert_eq!(poll(&mut subscription), Some(Next::BeforeRing));
+        subscription.replayed_to(17);
+        assert_eq!(numbers(poll(&mut subscription)), [18, 19, 20]);
+    }
+
+    #[test]
+    fn a_lane_that_dropped_something_is_made_up_for_from_the_ring() {
+        let hub = hub(1000);
+        let mut subscription = subscribe(&hub, ">", None);
+        assert_eq!(poll(&mut subscription), None);
+        for _ in 0..100 {
+            publish(&hub, 1);
+        }
+        let all: Vec<u64> = (1..=100).collect();
+        assert_eq!(numbers(poll(&mut subscription)), all);
+        assert_eq!(poll(&mut subscription), None);
+        publish(&hub, 1);
+        assert_eq!(numbers(poll(&mut subscription)), [101]);
+    }
+
+    #[test]
+    fn closing_and_opening_again_end_it() {
+        let hub = hub(10);
+        let mut replaying = subscribe(&hub, ">", Some(0));
+        let mut live = subscribe(&hub, ">", None);
+        assert_eq!(poll(&mut live), None);
+        hub.open(EPOCH, 0, Vec::new());
+        assert_eq!(poll(&mut replaying), Some(Next::Closed));
+        assert_eq!(poll(&mut live), Some(Next::Closed));
+        let mut late = subscribe(&hub, ">", None);
+        drop((replaying, live));
+        assert_eq!(
+            hub.subscriptions(),
+            1,
+            "the old ones left lanes that are gone"
+        );
+        assert_eq!(poll(&mut late), None);
+        hub.close();
+        assert_eq!(poll(&mut late), Some(Next::Closed));
+        assert!(hub.subscribe(Filter::new([">"]).unwrap(), None).is_err());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Publish(usize),
+        Poll(usize),
+        Reconnect,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (1usize..30).prop_map(Step::Publish),
+            (1usize..8).prop_map(Step::Poll),
+            Just(Step::Reconnect),
+        ]
+    }
+
+    proptest! {
+        /// However publishing, reading, lagging and reconnecting follow on each other, a client
+        /// gets each event of its filter once and in order; and its cursor never runs ahead
+        /// of what it was handed.
+        #[test]
+        fn each_once_and_in_order(
+            steps in proptest::collection::vec(step(), 1..80),
+            ring_frames in 1usize..60,
+        ) {
+            let hub = hub(ring_frames);
+            let mut subscription = subscribe(&hub, "a.odd", Some(0));
+            let mut got = Vec::new();
+            for step in steps.into_iter().chain([Step::Poll(1000)]) {
+                match step {
+                    Step::Publish(count) => publish(&hub, count),
+                    Step::Reconnect => {
+                        let cursor = subscription.cursor().seq;
+                        subscription = subscribe(&hub, "a.odd", Some(cursor));
+                    }
+                    Step::Poll(times) => for _ in 0..times {
+                        match poll(&mut subscription) {
+                            None => break,
+                            Some(Next::BeforeRing) => {
+                                // As from history, some of it at a time.
+                                let from = subscription.cursor().seq;
+                                let to = hub.floor().min(from + 7);
+                                got.extend((from + 1..=to).filter(|seq| seq % 2 == 1));
+                                subscription.replayed_to(to);
+                            }
+                            next => got.extend(numbers(next)),
+                        }
+                    }
+                }
+                let due: Vec<u64> = (1..=subscription.cursor().seq).filter(|seq| seq % 2 == 1).collect();
+                prop_assert_eq!(&got, &due);
+            }
+            prop_assert_eq!(subscription.cursor(), hub.head().unwrap());
+        }
+    }
+}

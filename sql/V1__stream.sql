@@ -1,0 +1,49 @@
+-- The stream: what was captured, the order it was given, and how far that went.
+--
+-- Writers only ever insert into `event`; they never wait for each other and
+-- draw no number. Once their transactions have committed, `advance` (V3) gives
+-- every event its place in `stream`.
+
+-- Every event, in the transaction that caused it.
+CREATE TABLE bellwether.event (
+    -- Insertion order. CACHE 1, because a cached range would let a later insert
+    -- draw a smaller id than an insert that committed before it.
+    id    bigint GENERATED ALWAYS AS IDENTITY (CACHE 1) PRIMARY KEY,
+    -- The top-level transaction, also inside savepoints. `advance` finds what is
+    -- new by it, so nobody but the column's default may set it.
+    xid   xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    topic text NOT NULL,
+    name  text NOT NULL,
+    key   text,
+    data  json NOT NULL, -- json, not jsonb: it is only ever sent on, as it came
+    at    timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX event_xid ON bellwether.event (xid);
+
+-- The total order, gapless.
+CREATE TABLE bellwether.stream (
+    seq      bigint PRIMARY KEY,
+    event_id bigint NOT NULL
+);
+
+-- One row for each batch that was numbered; the newest is the head. Insert-only:
+-- a head row that is updated in place leaves dead versions that no vacuum may
+-- remove while any transaction is long.
+CREATE TABLE bellwether.batch (
+    last_seq bigint PRIMARY KEY,
+    -- What the numbering statement saw: all that had finished by then is
+    -- numbered, and nothing else is.
+    seen     pg_snapshot NOT NULL,
+    at       timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Which stream a cursor belongs to. The newest row counts. The id is random, so
+-- that a database dropped and made again does not honour the cursors of the old.
+CREATE TABLE bellwether.epoch (
+    n         integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id        text NOT NULL DEFAULT left(replace(gen_random_uuid()::text, '-', ''), 8),
+    opened_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+INSERT INTO bellwether.epoch DEFAULT VALUES;
+INSERT INTO bellwether.batch (last_seq, seen) VALUES (0, pg_current_snapshot());

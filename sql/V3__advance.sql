@@ -1,0 +1,120 @@
+-- Numbering: what has committed gets its place in the stream.
+
+-- The events of transactions that have finished since `looked` was taken.
+--
+-- Finished since are: those that ran then and do not run now, and those that
+-- began since and do not run now. The second set has no list, but what is left
+-- out of it has: it is the span from the old xmax to the new one, cut at each
+-- transaction that still runs. So every range below is over finished ones only,
+-- each range is an index scan, and a bulk load that is still open costs nothing,
+-- however many rows it has put in.
+--
+-- Must be inlined to see its caller's snapshot and to keep one plan: SQL, STABLE,
+-- one SELECT, no settings of its own.
+CREATE FUNCTION bellwether.unseen(looked pg_snapshot) RETURNS TABLE (id bigint, xid xid8)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    WITH now AS (
+        SELECT pg_current_snapshot() AS snapshot
+    ), running AS (
+        SELECT pg_snapshot_xip(now.snapshot) AS xid FROM now
+    ), edge AS (
+        -- Each running transaction ends one range and begins the next.
+        SELECT pg_snapshot_xmax(looked) AS begins, NULL::xid8 AS ends
+        UNION ALL
+        SELECT (running.xid::text::bigint + 1)::text::xid8, running.xid
+        FROM running WHERE running.xid >= pg_snapshot_xmax(looked)
+        UNION ALL
+        SELECT NULL, pg_snapshot_xmax(now.snapshot) FROM now
+    ), span AS (
+        -- Sorted by where they end (the first edge has no end and comes first),
+        -- an edge's beginning belongs with the next edge's end.
+        SELECT lag(edge.begins) OVER in_order AS begins, edge.ends
+        FROM edge WINDOW in_order AS (ORDER BY edge.ends NULLS FIRST)
+        UNION ALL
+        SELECT was.xid, (was.xid::text::bigint + 1)::text::xid8
+        FROM now, pg_snapshot_xip(looked) AS was (xid)
+        WHERE pg_visible_in_snapshot(was.xid, now.snapshot)
+    )
+    SELECT event.id, event.xid
+    FROM span
+    JOIN bellwether.event ON event.xid >= span.begins AND event.xid < span.ends
+    WHERE span.begins < span.ends;
+END;
+
+-- Looks for what has committed and numbers it. One statement, one round trip, in
+-- autocommit: a caller that vanishes leaves nothing locked behind.
+--
+-- `promise_ms`: first promise to look for that long (0: promise nothing).
+-- `known_head`, `known_looked`: `head` and `looked` of the caller's last advance,
+-- so that a look begins where the last empty one ended; NULL at first. Only the
+-- look relies on them: what is numbered goes by the newest batch alone.
+--
+-- Returns the head after it, the snapshot up to which all is numbered, that
+-- snapshot's xmin for `lapse`'s fence, and how many events it numbered.
+--
+-- The order: transactions by the last event each of them inserted, and the events
+-- of one together, as inserted. If A committed before some event of B went in,
+-- that event's id is larger than all of A's, so A comes first.
+CREATE FUNCTION bellwether.advance(
+    promise_ms integer, known_head bigint, known_looked pg_snapshot,
+    OUT head bigint, OUT looked pg_snapshot, OUT looked_xmin bigint, OUT numbered bigint
+)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+-- Plans made while the tables are small must still be right when they are not.
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET enable_material = off
+SET jit = off
+AS $$
+DECLARE
+    found_new boolean;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE 'bellwether.advance needs READ COMMITTED, not %: it must see what committed while it waited for its lock',
+            upper(current_setting('transaction_isolation'));
+    END IF;
+    IF promise_ms > 0 THEN
+        PERFORM bellwether.promise(promise_ms);
+    END IF;
+    numbered := 0;
+
+    -- The cheap look: no lock, and nothing written where nothing is new.
+    SELECT batch.last_seq, CASE WHEN batch.last_seq = known_head THEN known_looked ELSE batch.seen END
+    INTO STRICT head, looked
+    FROM bellwether.batch ORDER BY batch.last_seq DESC LIMIT 1;
+
+    SELECT pg_current_snapshot(), EXISTS (SELECT FROM bellwether.unseen(looked))
+    INTO known_looked, found_new;
+
+    IF NOT found_new THEN
+        looked := known_looked;
+        looked_xmin := pg_snapshot_xmin(looked)::text::bigint;
+        RETURN;
+    END IF;
+
+    -- One at a time. Each of the statements below has a fresh snapshot, so it sees
+    -- what the holder before us committed.
+    PERFORM pg_advisory_xact_lock(hashtextextended('bellwether.advance', 0));
+
+    SELECT batch.last_seq, batch.seen INTO STRICT head, looked
+    FROM bellwether.batch ORDER BY batch.last_seq DESC LIMIT 1;
+
+    WITH fresh AS MATERIALIZED (
+        SELECT unseen.id, max(unseen.id) OVER (PARTITION BY unseen.xid) AS last_id
+        FROM bellwether.unseen(looked)
+    ), placed AS (
+        INSERT INTO bellwether.stream (seq, event_id)
+        SELECT advance.head + row_number() OVER (ORDER BY fresh.last_id, fresh.id), fresh.id FROM fresh
+    ), recorded AS (
+        INSERT INTO bellwether.batch (last_seq, seen)
+        SELECT advance.head + count(*), pg_current_snapshot() FROM fresh HAVING count(*) > 0
+    )
+    SELECT count(*), pg_current_snapshot() INTO numbered, looked FROM fresh;
+
+    head := head + numbered;
+    looked_xmin := pg_snapshot_xmin(looked)::text::bigint;
+END $$;
