@@ -1,1 +1,46 @@
-//! placeholder
+//! The Postgres side: everything that speaks SQL.
+//!
+//! # From an INSERT to a batch
+//!
+//! A trigger copies the row into `bellwether.event` and rings, unless a hub is awake
+//! (`sql/V2__doorbell.sql`). The [`Listener`] hears it on a connection of its own and wakes
+//! the [`Feed`], whose sequencer calls `bellwether.advance` (`sql/V3__advance.sql`): that
+//! numbers what has committed. The feed then reads the new rows and hands them out as
+//! events, in the stream's order and without holes.
+//!
+//! [`History`] reads the same stream through a pool, for clients that come from further back.
+//!
+//! # Invariants
+//!
+//! - The only place with SQL, or with the word *channel* in its Postgres sense.
+//! - A notification carries no data. What is in the tables is the truth.
+//! - The listening connection is always drained: a backend that cannot send would hold up
+//!   the whole cluster's notification queue.
+
+mod backoff;
+mod database;
+mod error;
+mod feed;
+mod history;
+mod listener;
+mod metrics;
+mod schema;
+mod sequencer;
+
+pub use backoff::Backoff;
+pub use database::Database;
+pub use error::Error;
+pub use feed::{Feed, Update};
+pub use history::{History, Page};
+pub use listener::{Doorbell, Listener};
+pub use metrics::Metrics;
+pub use schema::{create_events_table, migrate};
+
+/// Whether a connection does its work; if not, why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// It does.
+    Up,
+    /// It does not, for this reason.
+    Down(String),
+}

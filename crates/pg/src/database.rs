@@ -1,0 +1,137 @@
+//! How to reach the database, and what every session of ours is set to.
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use std::{fmt, time::Duration};
+use tokio_postgres::{
+    Client, Config, Connection, NoTls, Socket,
+    config::{Host, SslMode},
+    tls::NoTlsStream,
+};
+
+use crate::Error;
+
+/// How long to wait for the server to answer a new connection, and for one from the pool.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Silence after which the kernel asks whether the other side is still there (default of
+/// most systems: two hours), and how it goes on asking.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// How long data we sent may stay unacknowledged (default: about 16 minutes).
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Our tables grow from nothing to millions of rows, and a plan made for the one must
+/// serve the other. All our queries walk an index from a position on, so whatever the
+/// statistics say, that is the plan. The rest undoes defaults of a role or database that
+/// would break a promise: an answer means durable, and each statement sees what is new.
+const SESSION: &str = "
+    SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off;
+    SET enable_mergejoin = off; SET enable_material = off; SET jit = off;
+    SET default_transaction_isolation = 'read committed';
+    SET default_transaction_read_only = off;
+    SET statement_timeout = 0;
+    SELECT set_config('synchronous_commit', 'on', false)
+    WHERE current_setting('synchronous_commit') = 'off'";
+
+/// A database, and how to reach it.
+#[derive(Clone)]
+pub struct Database {
+    config: Config,
+}
+
+impl Database {
+    /// From a connection string: `postgres://…` or `host=… user=…`.
+    pub fn parse(url: &str) -> Result<Self, Error> {
+        let mut config: Config = url.parse().map_err(Error::Url)?;
+        if config.get_ssl_mode() == SslMode::Require {
+            return Err(Error::Tls);
+        }
+        config
+            .application_name("bellwether")
+            .keepalives_idle(KEEPALIVE_IDLE)
+            .keepalives_interval(KEEPALIVE_INTERVAL)
+            .keepalives_retries(KEEPALIVE_RETRIES)
+            .tcp_user_timeout(TCP_USER_TIMEOUT);
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        Ok(Self { config })
+    }
+
+    /// A connection whose messages the caller polls.
+    pub(crate) async fn connect_raw(
+        &self,
+    ) -> Result<(Client, Connection<Socket, NoTlsStream>), Error> {
+        self.config
+            .connect(NoTls)
+            .await
+            .map_err(|source| Error::Connect {
+                target: self.to_string(),
+                source,
+            })
+    }
+
+    /// A connection that a task of its own drives until the client is dropped, with our
+    /// session settings.
+    pub(crate) async fn connect(&self) -> Result<Client, Error> {
+        let (client, connection) = self.connect_raw().await?;
+        tokio::spawn(async move {
+            // The client's callers see the same error.
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+        let set = client.batch_execute(SESSION).await;
+        set.map_err(|error| Error::Query("set up a session", error))?;
+        Ok(client)
+    }
+
+    /// A pool of connections with our session settings. Connects when first asked.
+    pub(crate) fn pool(&self, size: usize) -> Pool {
+        let method = ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        };
+        let manager = Manager::from_config(self.config.clone(), NoTls, method);
+        let set_up = Hook::async_fn(|client: &mut deadpool_postgres::ClientWrapper, _| {
+            Box::pin(async move {
+                client
+                    .batch_execute(SESSION)
+                    .await
+                    .map_err(HookError::Backend)
+            })
+        });
+        Pool::builder(manager)
+            .max_size(size)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(CONNECT_TIMEOUT))
+            .create_timeout(Some(CONNECT_TIMEOUT))
+            .recycle_timeout(Some(CONNECT_TIMEOUT))
+            .post_create(set_up)
+            .build()
+            .expect("a runtime is given")
+    }
+}
+
+/// Where it is, without the password.
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = match self.config.get_hosts().first() {
+            Some(Host::Tcp(host)) => host.clone(),
+            #[cfg(unix)]
+            Some(Host::Unix(folder)) => folder.display().to_string(),
+            None => "localhost".to_owned(),
+        };
+        let port = self.config.get_ports().first().copied().unwrap_or(5432);
+        let user = self.config.get_user().unwrap_or("the current user");
+        let name = self.config.get_dbname().unwrap_or(user);
+        write!(f, "database {name} on {host}:{port} as {user}")
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Database({self})")
+    }
+}

@@ -1,0 +1,52 @@
+//! What is counted here.
+
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
+
+/// Counters of one instance. A clone counts into the same ones.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Notifications heard.
+    pub rings: Counter,
+    /// Times the listener began to listen.
+    pub listens: Counter,
+    /// Calls of `advance`.
+    pub looks: Counter,
+    /// Times the sequencer fell asleep.
+    pub sleeps: Counter,
+    /// Events numbered by this instance.
+    pub numbered: Counter,
+    /// Events read from the stream, to be published.
+    pub read: Counter,
+    /// Events that only the safety poll found: somebody did not ring. The alarm.
+    pub found_by_safety_poll: Counter,
+}
+
+impl Metrics {
+    /// Registers all of them.
+    pub fn register(&self, registry: &mut Registry) {
+        let all = [
+            ("doorbell_rings", "Notifications heard", &self.rings),
+            (
+                "listens",
+                "Times the listener began to listen",
+                &self.listens,
+            ),
+            ("looks", "Calls of advance", &self.looks),
+            ("sleeps", "Times the sequencer fell asleep", &self.sleeps),
+            (
+                "events_numbered",
+                "Events numbered by this instance",
+                &self.numbered,
+            ),
+            ("events_read", "Events read from the stream", &self.read),
+            (
+                "safety_poll_events",
+                "Events that only the safety poll found, because nobody rang for them",
+                &self.found_by_safety_poll,
+            ),
+        ];
+        for (name, help, counter) in all {
+            registry.register(name, help, counter.clone());
+        }
+    }
+}
