@@ -1,2 +1,42 @@
-//! The `bellwether` command.
-fn main() {}
+//! The `bellwether` command: reads the command line, wires the parts together, decides nothing.
+
+mod cli;
+mod demo;
+mod instance;
+mod log;
+mod serve;
+mod signals;
+mod tail;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+use cli::{Cli, Command};
+use server::Unfinished;
+
+/// Exit codes, beside 0: failed to start, and did not finish in time.
+const FAILED: u8 = 1;
+const UNFINISHED: u8 = 2;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return cli::refuse(&error),
+    };
+    log::init(&cli.log);
+    // Boxed: each holds a whole hub, and would otherwise be moved about on the stack.
+    let done = match cli.command {
+        Command::Serve(options) => Box::pin(serve::run(options)).await,
+        Command::Demo(options) => Box::pin(demo::run(options)).await,
+        Command::Tail(options) => Box::pin(tail::run(options)).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            cli::complain(&error);
+            let is_unfinished = error.is::<Unfinished>();
+            ExitCode::from(if is_unfinished { UNFINISHED } else { FAILED })
+        }
+    }
+}

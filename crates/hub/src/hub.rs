@@ -82,8 +82,8 @@ pub(crate) enum Read {
     Bytes(Bytes, u64),
     /// Nothing; it has all there is.
     CaughtUp,
-    /// Its position is no longer in the ring.
-    BeforeRing,
+    /// Its position is no longer in the ring, which begins after `floor`.
+    BeforeRing { floor: u64 },
     /// The stream it belongs to is no longer open.
     Closed,
 }
@@ -255,7 +255,9 @@ impl Hub {
             return Read::CaughtUp;
         }
         let Some(frames) = state.ring.after(from) else {
-            return Read::BeforeRing;
+            return Read::BeforeRing {
+                floor: state.ring.floor(),
+            };
         };
         let mut bytes = BytesMut::new();
         let mut seq = from;

@@ -43,7 +43,10 @@ pub enum Next {
     Bytes(Bytes),
     /// The ring no longer holds what follows the cursor: read it from history and say
     /// so with [`Subscription::replayed_to`].
-    BeforeRing,
+    BeforeRing {
+        /// The position from which the ring goes on.
+        floor: u64,
+    },
     /// The stream has ended, or the hub is closed.
     Closed,
 }
@@ -82,7 +85,9 @@ impl Subscription {
                             }
                         }
                         Read::CaughtUp => self.mode = Mode::Live,
-                        Read::BeforeRing => return Poll::Ready(Next::BeforeRing),
+                        Read::BeforeRing { floor } => {
+                            return Poll::Ready(Next::BeforeRing { floor });
+                        }
                         Read::Closed => return Poll::Ready(Next::Closed),
                     }
                 }
@@ -234,7 +239,10 @@ mod tests {
         let hub = hub(5);
         publish(&hub, 20);
         let mut subscription = subscribe(&hub, ">", Some(9));
-        assert_eq!(poll(&mut subscription), Some(Next::BeforeRing));
+        assert_eq!(
+            poll(&mut subscription),
+            Some(Next::BeforeRing { floor: 15 })
+        );
         subscription.replayed_to(17);
         assert_eq!(numbers(poll(&mut subscription)), [18, 19, 20]);
     }
@@ -313,10 +321,10 @@ mod tests {
                     Step::Poll(times) => for _ in 0..times {
                         match poll(&mut subscription) {
                             None => break,
-                            Some(Next::BeforeRing) => {
+                            Some(Next::BeforeRing { floor }) => {
                                 // As from history, some of it at a time.
                                 let from = subscription.cursor().seq;
-                                let to = hub.floor().min(from + 7);
+                                let to = floor.min(from + 7);
                                 got.extend((from + 1..=to).filter(|seq| seq % 2 == 1));
                                 subscription.replayed_to(to);
                             }

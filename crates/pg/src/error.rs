@@ -127,7 +127,7 @@ impl std::error::Error for Error {
 }
 
 /// The whole story in one line: the error, and its causes after colons.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut story = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

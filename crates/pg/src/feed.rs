@@ -39,8 +39,13 @@ pub enum Update {
         /// The newest events, up to `head`.
         recent: Vec<Event>,
     },
-    /// It has grown by these events, at least one.
-    Grown(Vec<Event>),
+    /// It has grown.
+    Grown {
+        /// Its epoch.
+        epoch: Epoch,
+        /// By these events, at least one.
+        events: Vec<Event>,
+    },
 }
 
 /// One connection's worth of following.
@@ -136,7 +141,7 @@ impl Feed {
         }
         self.metrics.read.inc_by(events.len() as u64);
         self.at = Some((epoch, last));
-        Ok(Update::Grown(events))
+        Ok(Update::Grown { epoch, events })
     }
 }
 

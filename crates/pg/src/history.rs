@@ -37,18 +37,13 @@ const TOPICS_BEFORE: &str = "
 /// The oldest event that still exists.
 const OLDEST: &str = "SELECT seq FROM bellwether.stream ORDER BY seq LIMIT 1";
 
+/// The head. It outlives the events, so it is read from the batches.
+const NEWEST: &str = "SELECT last_seq FROM bellwether.batch ORDER BY last_seq DESC LIMIT 1";
+
 /// Reads the stream for clients whose cursors are from before the ring.
 #[derive(Clone, Debug)]
 pub struct History {
     pool: Pool,
-}
-
-/// A run of events.
-#[derive(Debug)]
-pub struct Page {
-    /// In the stream's order and without holes. The first follows the position that was
-    /// asked for, unless older ones are gone. Empty if there is nothing after it.
-    pub events: Vec<Event>,
 }
 
 impl History {
@@ -59,12 +54,12 @@ impl History {
         }
     }
 
-    /// A page of what follows a position.
-    pub async fn after(&self, seq: u64) -> Result<Page, Error> {
+    /// A page of what follows a position, in the stream's order and without holes. The first
+    /// event is the next one, unless that is gone. Empty if there is nothing.
+    pub async fn after(&self, seq: u64) -> Result<Vec<Event>, Error> {
         let client = self.pool.get().await.map_err(Error::Pool)?;
         let query = client.prepare_cached(AFTER).await.map_err(failed)?;
-        let events = read_after(&client, &query, seq).await?;
-        Ok(Page { events })
+        read_after(&client, &query, seq).await
     }
 
     /// Number of the oldest event that still exists; `None` if there is none.
@@ -73,6 +68,14 @@ impl History {
         let query = client.prepare_cached(OLDEST).await.map_err(failed)?;
         let row = client.query_opt(&query, &[]).await.map_err(failed)?;
         row.map(|row| number(&row, 0)).transpose()
+    }
+
+    /// Number of the newest event.
+    pub async fn newest(&self) -> Result<u64, Error> {
+        let client = self.pool.get().await.map_err(Error::Pool)?;
+        let query = client.prepare_cached(NEWEST).await.map_err(failed)?;
+        let row = client.query_one(&query, &[]).await.map_err(failed)?;
+        number(&row, 0)
     }
 
     /// The topics of up to `limit` events at or before a position, newest first.

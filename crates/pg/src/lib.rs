@@ -20,6 +20,7 @@
 mod backoff;
 mod database;
 mod error;
+mod events_table;
 mod feed;
 mod history;
 mod listener;
@@ -29,12 +30,13 @@ mod sequencer;
 
 pub use backoff::Backoff;
 pub use database::Database;
-pub use error::Error;
+pub use error::{Error, chain};
+pub use events_table::EventsTable;
 pub use feed::{Feed, Update};
-pub use history::{History, Page};
+pub use history::History;
 pub use listener::{Doorbell, Listener};
 pub use metrics::Metrics;
-pub use schema::{create_events_table, migrate};
+pub use schema::migrate;
 
 /// Whether a connection does its work; if not, why.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -44,19 +44,8 @@ pub async fn migrate(database: &Database) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes the table `events`, whose rows are published as they are inserted. For the demo's
-/// and the private database only.
-pub async fn create_events_table(database: &Database) -> Result<(), Error> {
-    let client = database.connect().await?;
-    lock(&client).await?;
-    client
-        .batch_execute(include_str!("../../../sql/events.sql"))
-        .await
-        .map_err(|error| Error::Query("create the table `events`", error))
-}
-
 /// Held until the session ends.
-async fn lock(client: &Client) -> Result<(), Error> {
+pub(crate) async fn lock(client: &Client) -> Result<(), Error> {
     client
         .batch_execute("SELECT pg_advisory_lock(hashtextextended('bellwether.migrate', 0))")
         .await

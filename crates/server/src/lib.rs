@@ -1,1 +1,85 @@
-//! placeholder
+//! HTTP: accepts connections, answers requests, streams events, shuts down.
+//!
+//! # The life of a stream
+//!
+//! [`serve`] hands each connection to hyper, which calls `routes` for each request. For
+//! `GET /v1/stream`, `stream` finds out where the client is to start and subscribes it to
+//! the hub; from then on `body` is what hyper polls for bytes. [`ingest`] is the other
+//! end: it follows the database, encodes each event once and publishes it to the hub.
+//!
+//! # Invariants
+//!
+//! - Only `response` turns an error into a status code.
+//! - A body keeps nothing of its request: hyper would keep the buffer it was read into.
+//! - A stream never ends without telling its client when to come back.
+
+mod accept;
+mod body;
+mod health;
+mod history;
+mod ingest;
+mod metrics;
+mod query;
+mod response;
+mod routes;
+mod stream;
+
+use std::{sync::Arc, time::Duration};
+
+pub use accept::{Unfinished, serve};
+pub use body::EventBody;
+pub use health::Health;
+pub use ingest::{encode, ingest};
+pub use metrics::Metrics;
+
+/// What every request may need. One for the process.
+#[derive(Debug)]
+pub struct App {
+    /// Where events are published and subscribed to.
+    pub hub: Arc<hub::Hub>,
+    /// The stream from before the hub's ring.
+    pub history: pg::History,
+    /// Whether this instance does its work.
+    pub health: Health,
+    /// What `/metrics` shows.
+    pub metrics: Metrics,
+    /// How streams behave.
+    pub settings: Settings,
+}
+
+/// How streams behave.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Time between heartbeats. Default: 15 s.
+    ///
+    /// Proxies cut silent connections, nginx after 60 s; the SSE standard suggests a sign of
+    /// life "every 15 seconds or so".
+    /// Source: WHATWG HTML, §9.2.7 Authoring notes.
+    pub heartbeat: Duration,
+    /// About how long a client is asked to wait before it reconnects. Default: 2 s.
+    ///
+    /// Each is told another time around it, as clients add no jitter of their own.
+    pub retry: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(15),
+            retry: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Settings {
+    /// A time to reconnect after, if the connection should break.
+    fn retry(&self) -> Duration {
+        self.retry.mul_f64(0.5 + fastrand::f64())
+    }
+
+    /// A time to reconnect after, for a client that is sent away: longer, and spread wider,
+    /// because all of them are sent away at once.
+    fn retry_later(&self) -> Duration {
+        self.retry.mul_f64(0.5 + 2.5 * fastrand::f64())
+    }
+}

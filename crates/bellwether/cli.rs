@@ -1,0 +1,184 @@
+//! The command line, and how it speaks to a person.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{fmt, io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+/// The exit code for a command line that makes no sense (EX_USAGE of BSD's sysexits).
+const USAGE: u8 = 64;
+
+/// A live event hub on Postgres: an INSERT reaches every browser, curl and service that is
+/// subscribed.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve events from your database, or from a private one if none is given
+    Serve(ServeOptions),
+    /// Run a hub on a private database in which something happens all the time
+    Demo(DemoOptions),
+    /// Follow events in the terminal, across reconnects
+    Tail(TailOptions),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct LogOptions {
+    /// What to log: a level, or a filter such as `warn,pg=debug`
+    #[arg(
+        long,
+        global = true,
+        env = "BELLWETHER_LOG",
+        value_name = "FILTER",
+        default_value = "info,refinery_core=warn"
+    )]
+    pub(crate) log: String,
+    /// For people or for machines
+    #[arg(
+        long,
+        global = true,
+        env = "BELLWETHER_LOG_FORMAT",
+        value_enum,
+        default_value_t
+    )]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ServeOptions {
+    /// Your database, as postgres://USER:PASSWORD@HOST/NAME. Also read from DATABASE_URL. Without
+    /// one, a private Postgres is started
+    #[arg(
+        long,
+        env = "BELLWETHER_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub(crate) database_url: Option<String>,
+    #[command(flatten)]
+    pub(crate) private: PrivateOptions,
+    #[command(flatten)]
+    pub(crate) hub: HubOptions,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoOptions {
+    #[command(flatten)]
+    pub(crate) private: PrivateOptions,
+    #[command(flatten)]
+    pub(crate) hub: HubOptions,
+}
+
+/// The private Postgres.
+#[derive(Args, Debug)]
+pub(crate) struct PrivateOptions {
+    /// Folder that the private Postgres keeps its data in [default: the user's data folder]
+    #[arg(long, env = "BELLWETHER_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Folder of the Postgres programs to run it with [default: the newest found]
+    #[arg(long, env = "BELLWETHER_PG_BIN", value_name = "DIR")]
+    pub(crate) pg_bin: Option<PathBuf>,
+}
+
+/// What any hub can be told.
+#[derive(Args, Debug)]
+pub(crate) struct HubOptions {
+    /// Address to serve HTTP on
+    #[arg(
+        long,
+        env = "BELLWETHER_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:7080"
+    )]
+    pub(crate) listen: SocketAddr,
+    /// Time between heartbeats to each client
+    #[arg(long, env = "BELLWETHER_HEARTBEAT", value_name = "TIME", default_value = "15s", value_parser = time)]
+    pub(crate) heartbeat: Duration,
+    /// About how long a client is to wait before it reconnects
+    #[arg(long, env = "BELLWETHER_RETRY", value_name = "TIME", default_value = "2s", value_parser = time)]
+    pub(crate) retry: Duration,
+    /// How long to wait for clients to take their leave at the end
+    #[arg(long, env = "BELLWETHER_GRACE", value_name = "TIME", default_value = "10s", value_parser = time)]
+    pub(crate) grace: Duration,
+    /// Most events kept in memory for clients that come back
+    #[arg(
+        long,
+        env = "BELLWETHER_RING_EVENTS",
+        value_name = "N",
+        default_value_t = 65_536
+    )]
+    pub(crate) ring_events: usize,
+    /// Most bytes of events kept in memory for clients that come back
+    #[arg(long, env = "BELLWETHER_RING_BYTES", value_name = "N", default_value_t = 64 * 1024 * 1024)]
+    pub(crate) ring_bytes: usize,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TailOptions {
+    /// Topics to follow: `orders`, `org.*.alerts`, `orders.>`
+    #[arg(value_name = "PATTERN", default_value = ">")]
+    pub(crate) patterns: Vec<String>,
+    /// Address of the hub
+    #[arg(
+        long,
+        env = "BELLWETHER_URL",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7080"
+    )]
+    pub(crate) url: String,
+    /// Begin with the last N events
+    #[arg(long, value_name = "N")]
+    pub(crate) last: Option<usize>,
+    /// Begin after this cursor
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<String>,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it must be more than nothing".to_owned()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Prints help, the version, or what is wrong with the command line.
+pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
+    // If nobody can read it, there is nobody to tell.
+    let _: std::io::Result<()> = error.print();
+    ExitCode::from(if error.use_stderr() { USAGE } else { 0 })
+}
+
+/// Says a line on standard output, where a program may read it.
+pub(crate) fn say(line: impl fmt::Display) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// Says on standard error why it ends: each cause on a line of its own.
+pub(crate) fn complain(error: &anyhow::Error) {
+    let mut err = std::io::stderr().lock();
+    let story = error.chain().enumerate().try_for_each(|(i, cause)| {
+        let lead = if i == 0 {
+            "bellwether: "
+        } else {
+            "  because: "
+        };
+        writeln!(err, "{lead}{cause}")
+    });
+    // If nobody can read it, there is nobody to tell.
+    let _: std::io::Result<()> = story;
+}

@@ -1,0 +1,239 @@
+//! One hub: the parts, put together and run until a signal.
+
+use anyhow::{Context, Result, anyhow};
+use embedded::Postgres;
+use hub::{Hub, Limits};
+use pg::{Backoff, Database, Doorbell, EventsTable, Feed, History, Link, Listener};
+use server::{App, Health, Metrics, Settings};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, sync::watch, time};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::{HubOptions, PrivateOptions, say},
+    signals,
+};
+
+/// What a hub runs on: its place on the network and a database.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    listener: TcpListener,
+    database: Database,
+    /// The server behind `database`, if it is the private one.
+    private: Option<Postgres>,
+}
+
+/// A hub that is about to be run.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    app: Arc<App>,
+    database: Database,
+    listener: Listener,
+    feed: Feed,
+    /// Up once the schema is what this program needs.
+    schema: watch::Sender<Link>,
+}
+
+// === impl Ground ===
+
+impl Ground {
+    /// Takes the address, and the user's database or else a private one. The address first:
+    /// if it is taken, nothing has been started.
+    pub(crate) async fn prepare(
+        url: Option<&str>,
+        private: PrivateOptions,
+        hub: &HubOptions,
+        holder: &str,
+    ) -> Result<Self> {
+        let listener = TcpListener::bind(hub.listen).await.with_context(|| {
+            format!(
+                "cannot listen on {}: stop what does, or choose another address with --listen",
+                hub.listen
+            )
+        })?;
+        if let Some(url) = url {
+            let database = Database::parse(url)?;
+            return Ok(Self {
+                listener,
+                database,
+                private: None,
+            });
+        }
+        let data_dir = match private.data_dir {
+            Some(dir) => dir,
+            None => embedded::default_data_dir()?,
+        };
+        let postgres = start_private(data_dir, private.pg_bin, holder).await?;
+        let database = Database::parse(&postgres.url())?;
+        Ok(Self {
+            listener,
+            database,
+            private: Some(postgres),
+        })
+    }
+
+    /// The database.
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Runs a hub until it is told to stop, beside something that a ready hub is for.
+    pub(crate) async fn run(
+        mut self,
+        options: &HubOptions,
+        beside: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        let address = self
+            .listener
+            .local_addr()
+            .context("cannot tell the address that was taken")?;
+        let greeting = greeting(address, self.private.as_ref());
+        let instance = Instance::new(self.database, options);
+        let app = Arc::clone(&instance.app);
+        let stop = CancellationToken::new();
+
+        let hub = instance.run(self.private.is_some(), stop.clone());
+        let once_ready = async {
+            app.health.ready().await;
+            say(greeting).context("cannot write to standard output")?;
+            beside.await
+        };
+        let serving = server::serve(self.listener, Arc::clone(&app), stop.clone(), options.grace);
+        let done = tokio::select! {
+            done = signals::drain(serving, &stop) => done,
+            failed = async { tokio::try_join!(hub, once_ready, forever()) } => failed.map(drop),
+            () = exit_of(self.private.as_mut()) => {
+                Err(anyhow!("the private Postgres has stopped by itself: see its log"))
+            }
+        };
+        stop.cancel();
+        if let Some(postgres) = self.private {
+            postgres.stop().await?;
+        }
+        done
+    }
+}
+
+async fn start_private(
+    data_dir: PathBuf,
+    pg_bin: Option<PathBuf>,
+    holder: &str,
+) -> Result<Postgres> {
+    let builder = embedded::Builder::new(data_dir)
+        .binaries(pg_bin)
+        .holder(holder);
+    // Ctrl-C while it starts drops it, which stops it.
+    tokio::select! {
+        started = builder.start() => Ok(started?),
+        () = signals::asked_to_stop() => Err(anyhow!("stopped before the private Postgres was up")),
+    }
+}
+
+/// Waits until the private server ends by itself.
+async fn exit_of(private: Option<&mut Postgres>) {
+    let Some(postgres) = private else {
+        return std::future::pending().await;
+    };
+    if let Err(error) = postgres.exited().await {
+        // Its absence will be noticed soon enough.
+        tracing::warn!(%error, "cannot watch the private Postgres");
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn forever() -> Result<()> {
+    std::future::pending().await
+}
+
+/// Lines to paste, each on its own, and then one that says that they will work.
+fn greeting(address: SocketAddr, private: Option<&Postgres>) -> String {
+    let topic = if private.is_some() { "events" } else { ">" };
+    let mut lines = vec![
+        format!("http://{address}"),
+        format!("curl -N 'http://{address}/v1/stream?topic={topic}'"),
+    ];
+    if let Some(postgres) = private {
+        let url = postgres.url();
+        let insert =
+            r#"INSERT INTO events (name, properties) VALUES ('signup', '{\"plan\": \"pro\"}')"#;
+        lines.push(format!("psql '{url}' -c \"{insert}\""));
+    }
+    lines.push("ready: what is inserted appears wherever the second line runs".to_owned());
+    lines.join("\n")
+}
+
+// === impl Instance ===
+
+impl Instance {
+    fn new(database: Database, options: &HubOptions) -> Self {
+        let limits = Limits {
+            ring_frames: options.ring_events,
+            ring_bytes: options.ring_bytes,
+        };
+        let settings = Settings {
+            heartbeat: options.heartbeat,
+            retry: options.retry,
+        };
+        let metrics = pg::Metrics::default();
+        let doorbell = Doorbell::default();
+        let listener = Listener::new(database.clone(), doorbell.clone(), metrics.clone());
+        let feed = Feed::new(
+            database.clone(),
+            doorbell,
+            metrics.clone(),
+            limits.ring_frames,
+        );
+        let schema = watch::Sender::new(Link::Down("not connected yet".to_owned()));
+        let app = App {
+            hub: Hub::new(limits),
+            history: History::new(&database),
+            health: Health::new(vec![schema.subscribe(), listener.link(), feed.link()]),
+            metrics: Metrics::new(&metrics),
+            settings,
+        };
+        Self {
+            app: Arc::new(app),
+            database,
+            listener,
+            feed,
+            schema,
+        }
+    }
+
+    /// Makes the schema what it must be, then follows the database.
+    async fn run(self, has_events_table: bool, stop: CancellationToken) -> Result<()> {
+        self.prepare_schema(has_events_table).await?;
+        let follow = server::ingest(self.feed, &self.app.hub);
+        tokio::join!(self.listener.run(stop), follow);
+        Ok(())
+    }
+
+    /// Tries until it is done. Only what no waiting can mend is an error.
+    async fn prepare_schema(&self, has_events_table: bool) -> Result<()> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            let prepared = async {
+                pg::migrate(&self.database).await?;
+                if has_events_table {
+                    EventsTable::create(&self.database).await?;
+                }
+                Ok::<_, pg::Error>(())
+            };
+            match prepared.await {
+                Ok(()) => {
+                    self.schema.send_replace(Link::Up);
+                    return Ok(());
+                }
+                Err(error) if error.is_permanent() => return Err(error.into()),
+                Err(error) => {
+                    let delay = backoff.next(fastrand::f64());
+                    let reason = pg::chain(&error);
+                    tracing::warn!(error = %reason, retry_ms = delay.as_millis(), "no database yet");
+                    self.schema
+                        .send_replace(Link::Down(format!("no database yet: {reason}")));
+                    time::sleep(delay).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Ctrl-C and SIGTERM.
+
+use anyhow::{Result, anyhow};
+use std::pin::pin;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Serves until the first signal, then drains. A second signal ends it at once.
+pub(crate) async fn drain(
+    serving: impl Future<Output = Result<(), server::Unfinished>>,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let mut serving = pin!(serving);
+    tokio::select! {
+        done = &mut serving => return Ok(done?),
+        () = asked_to_stop() => stop.cancel(),
+    }
+    tokio::select! {
+        done = serving => Ok(done?),
+        () = asked_to_stop() => Err(anyhow!("told to stop twice: not waiting for clients")),
+    }
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+pub(crate) async fn asked_to_stop() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        tracing::error!("cannot watch for signals: only a kill will stop this");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

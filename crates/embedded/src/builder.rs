@@ -1,0 +1,127 @@
+//! What to start, and the order of the steps.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::binaries::{Binaries, Search};
+use crate::folder::Folder;
+use crate::launch::Launch;
+use crate::server::Postgres;
+use crate::user::User;
+use crate::{Error, cluster, former};
+
+/// Time for the server to become ready, and for initdb before it. Crash
+/// recovery after heavy writing is what may take long.
+const START_LIMIT: Duration = Duration::from_mins(1);
+
+/// A private Postgres that is to be started.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    dir: PathBuf,
+    search: Search,
+    settings: Vec<(String, String)>,
+    holder: String,
+    limit: Duration,
+}
+
+impl Builder {
+    /// With its data in this folder, which is made if it does not exist.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            search: Search::System,
+            settings: vec![],
+            holder: String::new(),
+            limit: START_LIMIT,
+        }
+    }
+
+    /// The folder of the programs; they are not looked for elsewhere.
+    ///
+    /// With `None`: `pg_config --bindir`, `PATH` and the usual folders of
+    /// distributions and installers, and of these the newest.
+    #[must_use]
+    pub fn binaries(mut self, folder: Option<impl AsRef<Path>>) -> Self {
+        self.search = match folder {
+            Some(folder) => Search::Explicit(folder.as_ref().to_owned()),
+            None => Search::System,
+        };
+        self
+    }
+
+    /// Folders to look for the programs in, instead of the system's.
+    #[must_use]
+    pub fn search(mut self, folders: Vec<PathBuf>) -> Self {
+        self.search = Search::Folders(folders);
+        self
+    }
+
+    /// A server setting, as `-c name=value`. Those that say where the server
+    /// listens are not up to the caller and have no effect.
+    #[must_use]
+    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// What we are, for the error of whoever wants the same folder:
+    /// "bellwether demo".
+    #[must_use]
+    pub fn holder(mut self, holder: impl Into<String>) -> Self {
+        self.holder = holder.into();
+        self
+    }
+
+    /// Time for the server to become ready. Default: 60 s.
+    #[must_use]
+    pub fn start_limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Locks the folder, stops what a killed owner left running on it, makes a
+    /// cluster if there is none, and starts the server.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, what runs by then is stopped.
+    pub async fn start(self) -> Result<Postgres, Error> {
+        let folder = Folder::open(&self.dir, &self.holder)?;
+        let made_by = folder.made_by()?;
+        let binaries = Binaries::find(&self.search, folder.dir(), made_by).await?;
+        let user = User::choose(folder.dir(), &folder.pgdata())?;
+        if let Some(user) = &user {
+            folder.admit(user)?;
+            user.check_access(folder.dir()).await?;
+            user.check_access(&binaries.program("postgres")).await?;
+        }
+        former::stop(folder.dir(), &folder.pgdata()).await?;
+
+        let password = folder.password()?;
+        let is_durable = !self
+            .settings
+            .iter()
+            .any(|(n, v)| n == "fsync" && v == "off");
+        cluster::make(
+            &folder,
+            &binaries,
+            user.as_ref(),
+            &password,
+            is_durable,
+            self.limit,
+        )
+        .await?;
+        let socket_dir = folder.socket_dir(user.as_ref())?;
+
+        let launch = Launch {
+            folder,
+            binaries,
+            user,
+            password,
+            socket_dir,
+            settings: self.settings,
+            limit: self.limit,
+        };
+        launch.start().await
+    }
+}

@@ -1,0 +1,113 @@
+//! Accepts connections and lets hyper drive them, until told to stop.
+
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
+use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{App, routes};
+
+/// How long a client may take to send a request's head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Largest request head, in bytes. A cursor and some dozen topics fit many times over.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// How often an HTTP/2 peer is asked whether it is still there.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Pause after a failure to accept: most often all file descriptors are in use.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Some connections were still open when the time to finish was over.
+#[derive(Debug)]
+pub struct Unfinished(pub usize);
+
+/// Serves until `stop`, then ends every stream and waits up to `grace` for the clients to
+/// take what is theirs.
+pub async fn serve(
+    listener: TcpListener,
+    app: Arc<App>,
+    stop: CancellationToken,
+    grace: Duration,
+) -> Result<(), Unfinished> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).expect("it is small"))
+        .keep_alive_interval(Some(PING_INTERVAL));
+    let graceful = GracefulShutdown::new();
+
+    let accepting = async {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => accept(stream, &builder, &graceful, &app),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    stop.run_until_cancelled(accepting).await;
+
+    app.health.drain();
+    drop(listener);
+    app.hub.close();
+    let open = graceful.count();
+    tracing::info!(connections = open, grace_s = grace.as_secs(), "draining");
+    // hyper only stops keeping connections alive; that streams end is the hub's doing.
+    let drained = time::timeout(grace, graceful.shutdown()).await;
+    drained.map_err(|_| Unfinished(open))
+}
+
+fn accept(
+    stream: TcpStream,
+    builder: &auto::Builder<TokioExecutor>,
+    graceful: &GracefulShutdown,
+    app: &Arc<App>,
+) {
+    // An event is to leave at once, however small. A socket that refuses is already closed.
+    let _: Result<(), _> = stream.set_nodelay(true);
+    let app = Arc::clone(app);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let app = Arc::clone(&app);
+        async move { Ok::<_, Infallible>(routes::answer(app, request).await) }
+    });
+    let connection = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .into_owned();
+    let connection = graceful.watch(connection);
+    tokio::spawn(async move {
+        // Most streams end so: the client went away.
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection ended");
+        }
+    });
+}
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "of {} connections some were still open when the grace period was over",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for Unfinished {}

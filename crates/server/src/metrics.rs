@@ -1,0 +1,56 @@
+//! What `/metrics` shows.
+
+use hub::Hub;
+use prometheus_client::{encoding::text::encode, metrics::gauge::Gauge, registry::Registry};
+use std::{fmt, sync::atomic::AtomicU64};
+
+/// All metrics of this instance, in the Prometheus text format.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    clients: Gauge,
+    lanes: Gauge,
+    head: Gauge<u64, AtomicU64>,
+    ring_floor: Gauge<u64, AtomicU64>,
+}
+
+impl Metrics {
+    /// Ours and the database side's.
+    pub fn new(pg: &pg::Metrics) -> Self {
+        let mut registry = Registry::with_prefix("bellwether");
+        pg.register(&mut registry);
+        let (clients, lanes) = (Gauge::default(), Gauge::default());
+        let (head, ring_floor) = (Gauge::default(), Gauge::default());
+        registry.register("clients", "Open streams", clients.clone());
+        registry.register("lanes", "Distinct subscriptions", lanes.clone());
+        registry.register(
+            "stream_head",
+            "Number of the newest event that was sent",
+            head.clone(),
+        );
+        registry.register(
+            "ring_floor",
+            "Number of the event before the ring's oldest",
+            ring_floor.clone(),
+        );
+        Self {
+            registry,
+            clients,
+            lanes,
+            head,
+            ring_floor,
+        }
+    }
+
+    /// The state of this moment.
+    pub(crate) fn render(&self, hub: &Hub) -> Result<String, fmt::Error> {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.clients.set(count(hub.subscriptions()));
+        self.lanes.set(count(hub.lanes()));
+        self.head.set(hub.head().map_or(0, |head| head.seq));
+        self.ring_floor.set(hub.floor());
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}

@@ -1,0 +1,93 @@
+//! Method and path, and what answers.
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde_json::json;
+use std::sync::Arc;
+
+use crate::{
+    App,
+    query::StreamQuery,
+    response::{self, Body, Refusal},
+    stream,
+};
+
+const INDEX: &str = "\
+Bellwether: a live event hub on Postgres.
+
+GET /v1/stream?topic=PATTERN   events as they happen (text/event-stream)
+    topic=      a.b, a.* (any one token), a.> (all below), > (all); may be repeated
+    last=       start with the last N events
+    Last-Event-ID: or last_event_id=   go on after this cursor
+GET /healthz   alive
+GET /readyz    whether it hears the database, or why not
+GET /metrics   Prometheus metrics
+";
+
+/// Answers one request.
+pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path();
+    let allowed = match path {
+        "/v1/stream" => "GET",
+        "/" | "/healthz" | "/readyz" | "/metrics" => "GET, HEAD",
+        _ => {
+            return Refusal::NotFound {
+                path: path.to_owned(),
+            }
+            .into();
+        }
+    };
+    let method = request.method();
+    let is_allowed = method == Method::GET || (method == Method::HEAD && allowed.contains("HEAD"));
+    if !is_allowed {
+        return Refusal::MethodNotAllowed { allowed }.into();
+    }
+    match path {
+        "/v1/stream" => {
+            // All that is needed of the request is taken out of it here, and it is dropped:
+            // hyper would keep the buffer that it was read into.
+            let query = StreamQuery::parse(request.uri(), request.headers());
+            drop(request);
+            match query {
+                Ok(query) => stream::open(&app, query).await,
+                Err(why) => Refusal::BadQuery(why).into(),
+            }
+        }
+        "/healthz" => response::json(StatusCode::OK, &json!({"alive": true})),
+        "/readyz" => ready(&app),
+        "/metrics" => metrics(&app),
+        _ => response::text(
+            StatusCode::OK,
+            "text/plain; charset=utf-8",
+            INDEX.to_owned(),
+        ),
+    }
+}
+
+fn ready(app: &App) -> Response<Body> {
+    let reasons = app.health.reasons();
+    let status = if reasons.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    response::json(
+        status,
+        &json!({"ready": reasons.is_empty(), "reasons": reasons}),
+    )
+}
+
+fn metrics(app: &App) -> Response<Body> {
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match app.metrics.render(&app.hub) {
+        Ok(text) => response::text(StatusCode::OK, content_type, text),
+        Err(error) => {
+            tracing::error!(%error, "cannot render the metrics");
+            response::text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "text/plain",
+                error.to_string(),
+            )
+        }
+    }
+}

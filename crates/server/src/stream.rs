@@ -1,0 +1,174 @@
+//! From a request to a stream: where the client is to start, and what it is told first.
+
+use bytes::BytesMut;
+use http::{HeaderValue, Response, header};
+use http_body_util::Either;
+use hub::{Cursor, Filter, NotOpen, Rewind, Subscription};
+use std::{fmt, time::Duration};
+use tokio::time::{self, Instant};
+
+use crate::{
+    App, EventBody,
+    body::{self, Gap},
+    query::{Start, StreamQuery},
+    response::Body,
+};
+
+/// How far back `last=` looks for events of its topics before the ring.
+const MAX_LOOK_BACK: u64 = 100_000;
+const LOOK_BACK_PAGE: u32 = 10_000;
+
+/// How long a client that is ahead of this instance, as it comes from another, waits for it.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
+/// Why there is no stream to be had right now. The client is told when to come back.
+#[derive(Debug)]
+enum NotNow {
+    NotOpen,
+    Behind(Cursor),
+    Database(pg::Error),
+}
+
+/// Opens a stream. Always status 200: a browser's `EventSource` gives up for ever on any
+/// other, so who is to come back later is told so in the stream.
+pub(crate) async fn open(app: &App, query: StreamQuery) -> Response<Body> {
+    let body = match subscribe(app, query).await {
+        Ok((subscription, gap)) => {
+            let mut opening = BytesMut::new();
+            sse::retry(&mut opening, app.settings.retry());
+            match gap {
+                // As soon as it has an id, the client loses nothing if it is cut off. Not
+                // after a gap, of which it must learn first.
+                None => sse::checkpoint(&mut opening, &subscription.cursor().to_string()),
+                Some(gap) => gap.encode(&mut opening),
+            }
+            EventBody::new(app, subscription, opening.freeze())
+        }
+        Err(why) => {
+            tracing::debug!(%why, "no stream for now");
+            EventBody::farewell(app.settings.retry_later())
+        }
+    };
+    let mut response = Response::new(Either::Left(body));
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, no-transform"),
+    );
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+async fn subscribe(app: &App, query: StreamQuery) -> Result<(Subscription, Option<Gap>), NotNow> {
+    let StreamQuery { filter, start } = query;
+    let head = app.hub.head().ok_or(NotOpen)?;
+    let (cursor, gap) = match start {
+        Start::Now => (None, None),
+        Start::Last(count) => {
+            let seq = rewind(app, &filter, count).await?;
+            (Some(Cursor { seq, ..head }), None)
+        }
+        Start::After(text) => match text.parse::<Cursor>() {
+            Ok(cursor) if cursor.epoch == head.epoch && is_reached(app, cursor).await? => {
+                (Some(cursor), None)
+            }
+            Ok(cursor) if cursor.epoch != head.epoch => {
+                from_oldest(app, head, "epoch", &text).await?
+            }
+            _ => from_oldest(app, head, "unknown", &text).await?,
+        },
+    };
+    Ok((app.hub.subscribe(filter, cursor)?, gap))
+}
+
+/// Whether a position of this epoch exists. This instance may be some milliseconds behind
+/// the one the client comes from, so the database is asked, and then waited for.
+async fn is_reached(app: &App, cursor: Cursor) -> Result<bool, NotNow> {
+    let reached = || app.hub.head().is_some_and(|head| head.seq >= cursor.seq);
+    if reached() {
+        return Ok(true);
+    }
+    if app.history.newest().await? < cursor.seq {
+        return Ok(false);
+    }
+    let limit = Instant::now() + CATCH_UP;
+    while !reached() {
+        if Instant::now() > limit {
+            return Err(NotNow::Behind(cursor));
+        }
+        time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(true)
+}
+
+/// A cursor that cannot be honoured: from the oldest event that exists, and say so.
+async fn from_oldest(
+    app: &App,
+    head: Cursor,
+    reason: &'static str,
+    asked: &str,
+) -> Result<(Option<Cursor>, Option<Gap>), NotNow> {
+    let seq = match app.history.oldest().await? {
+        Some(oldest) => oldest - 1,
+        None => head.seq,
+    };
+    let to = Cursor { seq, ..head };
+    Ok((
+        Some(to),
+        Some(Gap {
+            reason,
+            from: body::excerpt(asked),
+            to,
+            missing: None,
+        }),
+    ))
+}
+
+/// The position before the last `count` events of a filter, or as near to it as is looked for.
+async fn rewind(app: &App, filter: &Filter, count: usize) -> Result<u64, NotNow> {
+    let (mut missing, floor) = match app.hub.rewind(filter, count) {
+        Rewind::To(seq) => return Ok(seq),
+        Rewind::Beyond { missing, floor } => (missing, floor),
+    };
+    let mut seq = floor;
+    while seq > floor.saturating_sub(MAX_LOOK_BACK) {
+        let topics = app.history.topics_before(seq, LOOK_BACK_PAGE).await?;
+        let Some(&(oldest, _)) = topics.last() else {
+            break;
+        };
+        for (found, _) in topics.iter().filter(|(_, topic)| filter.matches(topic)) {
+            missing -= 1;
+            if missing == 0 {
+                return Ok(found - 1);
+            }
+        }
+        seq = oldest - 1;
+    }
+    Ok(seq)
+}
+
+impl From<NotOpen> for NotNow {
+    fn from(_: NotOpen) -> Self {
+        Self::NotOpen
+    }
+}
+
+impl From<pg::Error> for NotNow {
+    fn from(error: pg::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl fmt::Display for NotNow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotOpen => write!(f, "{NotOpen}"),
+            Self::Behind(cursor) => write!(f, "{cursor} was not reached within {CATCH_UP:?}"),
+            Self::Database(error) => write!(f, "{error}"),
+        }
+    }
+}
