@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{fmt, io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-/// The exit code for a command line that makes no sense (EX_USAGE of BSD's sysexits).
+/// The exit code for a command line that makes no sense (`EX_USAGE` of BSD's sysexits).
 const USAGE: u8 = 64;
 
 /// A live event hub on Postgres: an INSERT reaches every browser, curl and service that is
@@ -58,8 +58,8 @@ pub(crate) enum LogFormat {
 
 #[derive(Args, Debug)]
 pub(crate) struct ServeOptions {
-    /// Your database, as postgres://USER:PASSWORD@HOST/NAME. Also read from DATABASE_URL. Without
-    /// one, a private Postgres is started
+    /// Your database, as `postgres://USER:PASSWORD@HOST/NAME`. Also read from `DATABASE_URL`.
+    /// Without one, a private Postgres is started
     #[arg(
         long,
         env = "BELLWETHER_DATABASE_URL",
