@@ -1,1 +1,27 @@
-//! End to end tests.
+//! End to end: a real Postgres, the real program, real sockets. One binary, linked once.
+//!
+//! Each test has a database of its own on one private server, and starts the hubs it needs
+//! as processes. Tests wait for facts, and every wait has a limit.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on says where
+
+mod harness;
+
+/// The demo as a person runs it, and what holds its folder.
+mod demo;
+/// Who is woken by what, and how rarely.
+mod doorbell;
+/// Paths, methods, headers, HTTP/2, health.
+mod http;
+/// Everything once, in one order, whatever writers do.
+mod order;
+/// Bad input and bad surroundings, each with its clear error.
+mod refusals;
+/// Cursors of every kind.
+mod resume;
+/// How streams end.
+mod shutdown;
+/// An INSERT arrives, byte for byte.
+mod spine;
+/// The terminal client.
+mod tail;

@@ -1,0 +1,171 @@
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{path::Path, process::Stdio};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::{Child, ChildStdout, Command},
+};
+
+use crate::harness::{bellwether, eventually, within};
+
+/// A demo that has said that it is ready, and the lines it printed before.
+struct Demo {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    lines: Vec<String>,
+}
+
+fn command(folder: &Path) -> Command {
+    let mut command = bellwether();
+    command
+        .args(["demo", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(folder);
+    if let Some(binaries) = std::env::var_os("BELLWETHER_TEST_PG_BIN") {
+        command.arg("--pg-bin").arg(binaries);
+    }
+    command
+}
+
+impl Demo {
+    async fn start(folder: &Path) -> Self {
+        let mut child = command(folder).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            let read = within("a line of the demo", stdout.read_line(&mut line))
+                .await
+                .unwrap();
+            assert_ne!(read, 0, "it ended after {lines:?}");
+            if line.starts_with("ready") {
+                return Self {
+                    child,
+                    stdout,
+                    lines,
+                };
+            }
+            lines.push(line.trim_end().to_owned());
+        }
+    }
+
+    fn line(&self, start: &str) -> &str {
+        let line = self.lines.iter().find(|line| line.starts_with(start));
+        line.unwrap_or_else(|| panic!("no line begins with {start}: {:?}", self.lines))
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.child.id().unwrap().try_into().unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    async fn exit_code(mut self) -> Option<i32> {
+        let mut rest = String::new();
+        within("its last word", self.stdout.read_to_string(&mut rest))
+            .await
+            .unwrap();
+        within("its end", self.child.wait()).await.unwrap().code()
+    }
+}
+
+/// The process id in the data folder of a Postgres that runs.
+fn postmaster(folder: &Path) -> Option<Pid> {
+    let file = std::fs::read_to_string(folder.join("pgdata/postmaster.pid")).ok()?;
+    let pid = Pid::from_raw(file.lines().next()?.parse().ok()?);
+    kill(pid, None).ok()?;
+    Some(pid)
+}
+
+/// What a person does: start it, paste its two lines, see the insert arrive, press Ctrl-C.
+/// Then all of it again, on the data of the first time.
+#[tokio::test]
+async fn paste_its_lines_and_see_the_insert_arrive() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 1..=2 {
+        let demo = Demo::start(folder.path()).await;
+        assert!(demo.lines[0].starts_with("http://127.0.0.1:"));
+        let mut curl = Command::new("sh")
+            .args(["-c", &format!("exec {}", demo.line("curl -N "))])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut seen = BufReader::new(curl.stdout.take().unwrap()).lines();
+        let first = within("the stream's first line", seen.next_line())
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(first.starts_with("retry: "), "{first}");
+
+        let psql = Command::new("sh").args(["-c", demo.line("psql ")]).output();
+        let psql = within("psql", psql).await.unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&psql.stdout),
+            "INSERT 0 1\n",
+            "{psql:?}"
+        );
+        within("the insert in curl", async {
+            // The demo's own visitors sign up too, but never exactly like this.
+            while !seen
+                .next_line()
+                .await
+                .unwrap()
+                .unwrap()
+                .contains(r#""properties":{"plan": "pro"},"#)
+            {}
+        })
+        .await;
+
+        demo.signal(Signal::SIGINT);
+        assert_eq!(demo.exit_code().await, Some(0), "round {round}");
+        assert_eq!(postmaster(folder.path()), None, "Postgres is gone with it");
+        within("curl's end", curl.wait()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn things_happen_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = Demo::start(folder.path()).await;
+    let address = demo.lines[0]
+        .strip_prefix("http://")
+        .unwrap()
+        .parse()
+        .unwrap();
+    let mut client = crate::harness::Client::connect(address, "topic=events", None).await;
+    client.events(5).await;
+}
+
+#[tokio::test]
+async fn a_second_one_says_who_holds_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = Demo::start(folder.path()).await;
+    let second = within("the second one's end", command(folder.path()).output())
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(1), "{said}");
+    let pid = demo.child.id().unwrap().to_string();
+    for part in [
+        &folder.path().display().to_string(),
+        &pid,
+        "bellwether demo",
+        "--data-dir",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+}
+
+#[tokio::test]
+async fn killed_it_leaves_nothing_running() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = Demo::start(folder.path()).await;
+    assert_ne!(postmaster(folder.path()), None);
+    demo.signal(Signal::SIGKILL);
+    eventually("Postgres is gone", None, async || postmaster(folder.path())).await;
+    let demo = Demo::start(folder.path()).await;
+    demo.signal(Signal::SIGTERM);
+    assert_eq!(demo.exit_code().await, Some(0));
+}

@@ -1,0 +1,205 @@
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{task::JoinSet, time};
+use tokio_postgres::{AsyncMessage, NoTls};
+
+use crate::harness::{Hub, TestDatabase, connect, private_postgres, within};
+
+const INSERT: &str = "INSERT INTO events (name) VALUES ('tick')";
+
+/// Counts the notifications that the hub's listener hears too.
+async fn count_rings(database: &TestDatabase) -> Arc<AtomicUsize> {
+    let count = Arc::new(AtomicUsize::new(0));
+    let (client, mut connection) = tokio_postgres::connect(&database.url, NoTls).await.unwrap();
+    let counted = Arc::clone(&count);
+    let (listens, listening) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let drain = async {
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if let AsyncMessage::Notification(rung) = message {
+                    assert_eq!((rung.channel(), rung.payload()), ("bellwether", ""));
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        };
+        let listen = async {
+            client.batch_execute("LISTEN bellwether").await.unwrap();
+            listens.send(()).unwrap();
+            std::future::pending::<()>().await;
+        };
+        tokio::join!(drain, listen);
+    });
+    listening.await.unwrap();
+    count
+}
+
+#[tokio::test]
+async fn a_busy_table_hardly_ever_rings() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    let rings = count_rings(&database).await;
+    let mut client = hub.stream("topic=events").await;
+    client.opened().await;
+
+    // 4 writers, each every 2 ms: 2,000 a second for 10 seconds.
+    let mut writers = JoinSet::new();
+    for _ in 0..4 {
+        let psql = database.connect().await;
+        writers.spawn(async move {
+            let insert = psql.prepare(INSERT).await.unwrap();
+            let mut ticks = time::interval(Duration::from_millis(2));
+            for _ in 0..5000 {
+                ticks.tick().await;
+                psql.execute(&insert, &[]).await.unwrap();
+            }
+            5000
+        });
+    }
+    let inserted = within("the inserts", writers.join_all())
+        .await
+        .into_iter()
+        .sum();
+    client.events(inserted).await;
+    let rings = rings.load(Ordering::Relaxed);
+    eprintln!("{inserted} inserts rang {rings} times");
+    assert!(
+        rings * 100 < inserted,
+        "{rings} rings for {inserted} inserts"
+    );
+    assert_eq!(hub.metric("bellwether_safety_poll_events_total").await, 0);
+}
+
+#[tokio::test]
+async fn when_all_is_quiet_so_is_the_hub() {
+    // On a server of its own: another test's open transaction would keep this hub looking.
+    let folder = tempfile::tempdir().unwrap();
+    let server = private_postgres(folder.path()).await;
+    let database = TestDatabase::of(&server);
+    let hub = Hub::start(&database).await;
+    let _client = hub.stream("topic=events").await;
+    database
+        .connect()
+        .await
+        .batch_execute(INSERT)
+        .await
+        .unwrap();
+    hub.is_asleep().await;
+
+    let beside = connect(&server.database_url("postgres")).await;
+    let transactions = async || -> i64 {
+        let count =
+            "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'bellwether'";
+        beside.query_one(count, &[]).await.unwrap().get(0)
+    };
+    // Sessions report their transactions at most once a second.
+    time::sleep(Duration::from_secs(3)).await;
+    let before = transactions().await;
+    time::sleep(Duration::from_secs(10)).await;
+    let queries = transactions().await - before;
+    eprintln!("{queries} queries in 10 s of quiet");
+    assert!((5..=20).contains(&queries), "{queries} queries in 10 s");
+}
+
+/// A transaction that inserted while a hub was awake does not ring, and may commit at any
+/// time. Whoever let it off the bell has to go on looking for it.
+#[tokio::test]
+async fn a_late_commit_is_found_without_the_safety_poll() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    hub.is_asleep().await;
+    let rings = count_rings(&database).await;
+    let mut client = hub.stream("topic=events").await;
+    client.opened().await;
+
+    // Two, so that one of them has a transaction id beyond any snapshot's xmax: that is one
+    // more than the newest that has *ended*, and neither of these has.
+    let (mut one, mut other, psql) = (
+        database.connect().await,
+        database.connect().await,
+        database.connect().await,
+    );
+    psql.batch_execute(INSERT).await.unwrap();
+    client.event().await;
+    let one = one.transaction().await.unwrap();
+    let other = other.transaction().await.unwrap();
+    one.batch_execute(INSERT).await.unwrap();
+    other.batch_execute(INSERT).await.unwrap();
+
+    // Ten times as long as it stays awake.
+    time::sleep(Duration::from_secs(4)).await;
+    one.commit().await.unwrap();
+    client.event().await;
+    time::sleep(Duration::from_secs(2)).await;
+    other.commit().await.unwrap();
+    client.event().await;
+
+    assert_eq!(
+        rings.load(Ordering::Relaxed),
+        1,
+        "only the first of the three rang"
+    );
+    assert_eq!(hub.metric("bellwether_safety_poll_events_total").await, 0);
+    hub.is_asleep().await;
+}
+
+#[tokio::test]
+async fn the_safety_poll_finds_what_nobody_rang_for() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    let mut client = hub.stream("topic=events").await;
+    client.opened().await;
+    hub.is_asleep().await;
+    let psql = database.connect().await;
+    psql.batch_execute(
+        "SET bellwether.doorbell = off; INSERT INTO events (name) VALUES ('silent')",
+    )
+    .await
+    .unwrap();
+    assert_eq!(client.event().await.name, "silent");
+    assert_eq!(hub.metric("bellwether_safety_poll_events_total").await, 1);
+}
+
+/// Bulk loads, dead rows and size must not turn a look into a scan of the table.
+#[tokio::test]
+async fn every_plan_stays_an_index_scan() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    let psql = database.connect().await;
+    let mut client = hub.stream("topic=events").await;
+    client.opened().await;
+    // Statistics of an empty table, then many rows without new statistics, then with them.
+    psql.batch_execute("ANALYZE").await.unwrap();
+    psql.batch_execute("INSERT INTO events (name) SELECT 'load' FROM generate_series(1, 300000)")
+        .await
+        .unwrap();
+    client.events(300_000).await;
+    let scans = async || -> i64 {
+        let count = "SELECT sum(seq_scan)::bigint FROM pg_stat_user_tables
+            WHERE schemaname = 'bellwether' AND relname IN ('event', 'stream', 'batch')";
+        // Sessions report at most once a second.
+        time::sleep(Duration::from_millis(1500)).await;
+        psql.query_one(count, &[]).await.unwrap().get(0)
+    };
+    let before = scans().await;
+    for analyze in ["", "ANALYZE"] {
+        psql.batch_execute(analyze).await.unwrap();
+        for _ in 0..20 {
+            psql.batch_execute(INSERT).await.unwrap();
+            client.event().await;
+        }
+        let cursor = client.cursor().to_owned();
+        let (epoch, _) = cursor.split_once('-').unwrap();
+        hub.resume("topic=events", &format!("{epoch}-100"))
+            .await
+            .events(3000)
+            .await;
+        hub.stream("topic=none&last=1").await.opened().await;
+    }
+    assert_eq!(scans().await, before, "no sequential scan");
+}

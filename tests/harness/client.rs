@@ -1,0 +1,185 @@
+//! A client that reads a stream and forgets nothing.
+
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::TokioIo;
+use sse::{Decoder, Item, Message};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+use tokio::{net::TcpStream, time};
+
+use super::within;
+
+/// A stream of `/v1/stream`.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    body: Incoming,
+    decoder: Decoder,
+    ready: VecDeque<Delivery>,
+    /// The id of the last event that was taken out of `ready`.
+    taken: String,
+    /// All bytes so far, if somebody wants to look at them.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What a client is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    Event(Message),
+    Retry(Duration),
+    /// The stream has ended.
+    End,
+}
+
+impl Client {
+    pub(crate) async fn connect(address: SocketAddr, query: &str, cursor: Option<&str>) -> Self {
+        let path = format!("/v1/stream?{query}");
+        let mut request = Request::get(path).header("Host", "test");
+        if let Some(cursor) = cursor {
+            request = request.header("Last-Event-ID", cursor);
+        }
+        let response = send(address, request.body(Empty::new()).unwrap()).await;
+        Self {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: response.into_body(),
+            decoder: Decoder::new(),
+            ready: VecDeque::new(),
+            taken: cursor.unwrap_or_default().to_owned(),
+            bytes: Vec::new(),
+        }
+    }
+
+    /// What comes next, of any kind.
+    pub(crate) async fn next(&mut self) -> Delivery {
+        within("a delivery", self.wait()).await
+    }
+
+    /// The next event, heartbeats included.
+    #[track_caller]
+    pub(crate) fn event(&mut self) -> impl Future<Output = Message> {
+        within("an event", async {
+            loop {
+                match self.wait().await {
+                    Delivery::Event(message) => return message,
+                    Delivery::Retry(_) => {}
+                    Delivery::End => panic!("the stream has ended"),
+                }
+            }
+        })
+    }
+
+    /// The next events that are not heartbeats.
+    pub(crate) async fn events(&mut self, count: usize) -> Vec<Message> {
+        let mut events = Vec::new();
+        while events.len() < count {
+            let event = self.event().await;
+            if event.name != "heartbeat" {
+                events.push(event);
+            }
+        }
+        events
+    }
+
+    /// Whether nothing but heartbeats comes for a while.
+    pub(crate) async fn is_quiet_for(&mut self, pause: Duration) -> bool {
+        let noise = async {
+            loop {
+                match self.wait().await {
+                    Delivery::Event(message) if message.name == "heartbeat" => {}
+                    Delivery::Retry(_) => {}
+                    other => return other,
+                }
+            }
+        };
+        time::timeout(pause, noise).await.is_err()
+    }
+
+    /// The id to come back with after what was taken so far.
+    pub(crate) fn cursor(&self) -> &str {
+        if self.ready.is_empty() {
+            self.decoder.last_event_id()
+        } else {
+            &self.taken
+        }
+    }
+
+    /// Reads until the opening has arrived, so that the client has a cursor.
+    pub(crate) async fn opened(&mut self) -> &mut Self {
+        assert!(
+            matches!(self.next().await, Delivery::Retry(_)),
+            "retry comes first"
+        );
+        assert_ne!(self.cursor(), "", "the opening carries a cursor");
+        self
+    }
+
+    async fn wait(&mut self) -> Delivery {
+        loop {
+            if let Some(delivery) = self.ready.pop_front() {
+                if let Delivery::Event(message) = &delivery {
+                    self.taken.clone_from(&message.id);
+                }
+                return delivery;
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.take(&frame.into_data().unwrap()),
+                Some(Err(_)) | None => return Delivery::End,
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.decoder.feed(bytes);
+        for item in &mut self.decoder {
+            match item.unwrap() {
+                Item::Event(message) => self.ready.push_back(Delivery::Event(message)),
+                Item::Retry(pause) => self.ready.push_back(Delivery::Retry(pause)),
+                Item::Comment(_) => {}
+            }
+        }
+    }
+}
+
+/// A whole answer: its status and text.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let request = Request::get(path)
+        .header("Host", "test")
+        .body(Empty::new())
+        .unwrap();
+    let (status, _, text) = request_whole(address, request).await;
+    (status, text)
+}
+
+/// A whole answer: its status, headers and text.
+pub(crate) async fn request_whole(
+    address: SocketAddr,
+    request: Request<Empty<Bytes>>,
+) -> (u16, HeaderMap, String) {
+    let response = send(address, request).await;
+    let (parts, body) = response.into_parts();
+    let body = within("a whole answer", body.collect())
+        .await
+        .unwrap()
+        .to_bytes();
+    (
+        parts.status.as_u16(),
+        parts.headers,
+        String::from_utf8(body.to_vec()).unwrap(),
+    )
+}
+
+async fn send(address: SocketAddr, request: Request<Empty<Bytes>>) -> http::Response<Incoming> {
+    let sent = async {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        sender.send_request(request).await.unwrap()
+    };
+    within("an answer", sent).await
+}

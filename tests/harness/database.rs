@@ -1,0 +1,88 @@
+//! One private server for all tests of a run, and a database for each.
+
+use embedded::{Builder, Postgres};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+use tokio::sync::OnceCell;
+use tokio_postgres::{Client, NoTls};
+
+/// The server's folder goes with the run: its guard stops it when this process ends.
+static SERVER: OnceCell<Postgres> = OnceCell::const_new();
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A database of its own, empty but for what a hub makes in it.
+#[derive(Clone, Debug)]
+pub(crate) struct TestDatabase {
+    pub(crate) url: String,
+}
+
+impl TestDatabase {
+    pub(crate) async fn create() -> Self {
+        let server = SERVER
+            .get_or_init(|| async { private_postgres(&folder("shared")).await })
+            .await;
+        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let admin = connect(&server.url()).await;
+        admin
+            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .await
+            .unwrap();
+        Self {
+            url: server.database_url(&name),
+        }
+    }
+
+    /// The one database of a server that a test has to itself.
+    pub(crate) fn of(server: &Postgres) -> Self {
+        Self { url: server.url() }
+    }
+
+    /// The same database with another password.
+    pub(crate) fn url_with_password(&self, password: &str) -> String {
+        let (user, rest) = self.url.split_once('@').unwrap();
+        let (user, _) = user.rsplit_once(':').unwrap();
+        format!("{user}:{password}@{rest}")
+    }
+
+    pub(crate) async fn connect(&self) -> Client {
+        connect(&self.url).await
+    }
+
+    /// Makes the table `events` and its trigger, after a hub has made the schema.
+    pub(crate) async fn create_events_table(&self) {
+        self.connect()
+            .await
+            .batch_execute(include_str!("../../sql/events.sql"))
+            .await
+            .unwrap();
+    }
+}
+
+/// A server for one test that wants to stop it.
+pub(crate) async fn private_postgres(folder: &Path) -> Postgres {
+    let started = Builder::new(folder)
+        .binaries(std::env::var_os("BELLWETHER_TEST_PG_BIN").map(PathBuf::from))
+        .holder("the end-to-end tests")
+        .setting("max_prepared_transactions", "10")
+        .setting("max_connections", "200")
+        .setting("fsync", "off") // whether it survives a power cut is not what is tested
+        .start()
+        .await;
+    started.unwrap_or_else(|error| panic!("{}", pg::chain(&error)))
+}
+
+/// A folder that is new in this run.
+fn folder(name: &str) -> PathBuf {
+    let folder =
+        std::env::temp_dir().join(format!("bellwether-tests-{}-{name}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+pub(crate) async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}

@@ -1,0 +1,184 @@
+//! A hub as a process of its own.
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    net::SocketAddr,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::{Child, ChildStdout, Command},
+};
+
+use super::{Client, TestDatabase, within};
+
+/// The program under test, without what the machine's environment would tell it.
+pub(crate) fn bellwether() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bellwether"));
+    for (name, _) in std::env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("BELLWETHER_") || name == "DATABASE_URL")
+        {
+            command.env_remove(name);
+        }
+    }
+    command.kill_on_drop(true).stdin(Stdio::null());
+    command
+}
+
+/// A running `bellwether serve`. Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    pub(crate) address: SocketAddr,
+}
+
+/// How a hub is to be started.
+#[derive(Clone, Debug)]
+pub(crate) struct HubOptions {
+    pub(crate) listen: String,
+    pub(crate) args: Vec<String>,
+}
+
+impl Default for HubOptions {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:0".to_owned(),
+            args: Vec::new(),
+        }
+    }
+}
+
+impl HubOptions {
+    pub(crate) fn args(args: &[&str]) -> Self {
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        Self {
+            args,
+            ..Self::default()
+        }
+    }
+}
+
+impl Hub {
+    /// A hub on this database that is ready, and the table `events` in it.
+    pub(crate) async fn start(database: &TestDatabase) -> Self {
+        Self::start_with(database, HubOptions::default()).await
+    }
+
+    pub(crate) async fn start_with(database: &TestDatabase, options: HubOptions) -> Self {
+        let hub = Self::spawn(&database.url, options)
+            .await
+            .expect("the hub gets ready");
+        database.create_events_table().await;
+        hub
+    }
+
+    /// A hub that has said that it is ready, or what it said on standard error instead.
+    pub(crate) async fn spawn(
+        url: &str,
+        options: HubOptions,
+    ) -> Result<Self, (ExitStatus, String)> {
+        let mut child = bellwether()
+            .args(["serve", "--listen", &options.listen, "--database-url", url])
+            .args(&options.args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut stderr = child.stderr.take().unwrap();
+        let log = tokio::spawn(async move {
+            let mut log = Vec::new();
+            let mut bytes = [0; 4096];
+            while let Ok(read @ 1..) = stderr.read(&mut bytes).await {
+                eprint!("{}", String::from_utf8_lossy(&bytes[..read]));
+                log.extend_from_slice(&bytes[..read]);
+            }
+            String::from_utf8_lossy(&log).into_owned()
+        });
+        let mut address = None;
+        loop {
+            let mut line = String::new();
+            within("a line of the hub", stdout.read_line(&mut line))
+                .await
+                .unwrap();
+            if let Some(at) = line.strip_prefix("http://") {
+                address = Some(at.trim().parse().unwrap());
+            } else if line.starts_with("ready") {
+                let address = address.expect("the address comes before ready");
+                return Ok(Self {
+                    child,
+                    stdout,
+                    address,
+                });
+            } else if line.is_empty() {
+                let status = within("the hub's end", child.wait()).await.unwrap();
+                return Err((status, log.await.unwrap()));
+            }
+        }
+    }
+
+    /// Follows a stream: the query after `/v1/stream?`.
+    pub(crate) async fn stream(&self, query: &str) -> Client {
+        Client::connect(self.address, query, None).await
+    }
+
+    /// Follows a stream from a cursor on.
+    pub(crate) async fn resume(&self, query: &str, cursor: &str) -> Client {
+        Client::connect(self.address, query, Some(cursor)).await
+    }
+
+    /// A counter or gauge of `/metrics`.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let (_, text) = super::client::get(self.address, "/metrics").await;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {text}"))
+            .parse()
+            .unwrap()
+    }
+
+    /// Sends SIGTERM; returns at once.
+    pub(crate) fn terminate(&self) {
+        kill(self.pid(), Signal::SIGTERM).unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().expect("it runs").try_into().unwrap())
+    }
+
+    /// Waits for its end and returns the exit code.
+    pub(crate) async fn exit_code(&mut self) -> Option<i32> {
+        // Nobody else reads what it still says.
+        let mut rest = String::new();
+        let ended = async {
+            self.stdout.read_to_string(&mut rest).await.unwrap();
+            self.child.wait().await.unwrap()
+        };
+        within("the hub's end", ended).await.code()
+    }
+
+    /// Kills it as `kill -9` does, and waits until it is gone.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Nothing has happened for longer than any event takes.
+    pub(crate) async fn is_asleep(&self) {
+        let looks = self.metric("bellwether_sleeps_total").await;
+        let mut last = looks;
+        super::eventually("the sequencer sleeps", true, async || {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let before = std::mem::replace(&mut last, self.metric("bellwether_looks_total").await);
+            last <= before + 1
+        })
+        .await;
+    }
+}

@@ -1,0 +1,223 @@
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{task::JoinSet, time};
+use tokio_postgres::Client as Psql;
+
+use crate::harness::{Client, Hub, TestDatabase, within};
+
+const WRITERS: usize = 40;
+const TRANSACTIONS: usize = 25;
+const COPIED: usize = 100_000;
+
+/// What writers know of what they committed.
+#[derive(Debug, Default)]
+struct Ledger {
+    /// Ticks once for each thing that is noted, and so tells what came first.
+    clock: AtomicU64,
+    committed: Mutex<Vec<Transaction>>,
+}
+
+#[derive(Debug, Default)]
+struct Transaction {
+    /// Each row's name, and the time just before its INSERT was sent.
+    rows: Vec<(String, u64)>,
+    /// The time just after its COMMIT was answered.
+    committed_at: u64,
+}
+
+impl Ledger {
+    fn now(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::SeqCst)
+    }
+
+    fn commit(&self, mut transaction: Transaction) {
+        transaction.committed_at = self.now();
+        self.committed.lock().unwrap().push(transaction);
+    }
+}
+
+impl Transaction {
+    async fn insert(&mut self, ledger: &Ledger, psql: &Psql, name: String) {
+        let at = ledger.now();
+        let insert = "INSERT INTO events (name, properties) VALUES ($1, jsonb_build_object('xid', pg_current_xact_id()))";
+        psql.execute(insert, &[&name]).await.unwrap();
+        self.rows.push((name, at));
+    }
+}
+
+/// Forty writers with random pauses and savepoints, a quarter of them rolled back, a COPY,
+/// a transaction that is open all along, a prepared one; and two clients that must agree.
+#[tokio::test]
+async fn each_commit_once_and_in_one_order() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    let mut clients = [
+        hub.stream("topic=events").await,
+        hub.stream("topic=%3E").await,
+    ];
+    for client in &mut clients {
+        client.opened().await;
+    }
+    let ledger = Arc::new(Ledger::default());
+
+    let long = database.connect().await;
+    let mut open_all_along = Transaction::default();
+    long.batch_execute("BEGIN").await.unwrap();
+    open_all_along
+        .insert(&ledger, &long, "long".to_owned())
+        .await;
+
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        writers.spawn(write(database.connect().await, Arc::clone(&ledger), writer));
+    }
+    writers.spawn(copy(database.connect().await, Arc::clone(&ledger)));
+    writers.spawn(prepare(database.connect().await, Arc::clone(&ledger)));
+    within("the writers", writers.join_all()).await;
+
+    long.batch_execute("COMMIT").await.unwrap();
+    ledger.commit(open_all_along);
+
+    let committed = std::mem::take(&mut *ledger.committed.lock().unwrap());
+    let expected = committed
+        .iter()
+        .map(|transaction| transaction.rows.len())
+        .sum();
+    let [one, other] = &mut clients;
+    let (seen, seen_too) = tokio::join!(names(one, expected), names(other, expected));
+    assert_eq!(seen, seen_too, "the order is the same for both");
+    check(&committed, &seen);
+    for client in &mut clients {
+        assert!(
+            client.is_quiet_for(Duration::from_millis(1500)).await,
+            "nothing comes twice"
+        );
+    }
+    assert_eq!(hub.metric("bellwether_safety_poll_events_total").await, 0);
+}
+
+async fn write(psql: Psql, ledger: Arc<Ledger>, writer: usize) {
+    for number in 0..TRANSACTIONS {
+        let pause = async || time::sleep(Duration::from_micros(fastrand::u64(0..20_000))).await;
+        let name = |row: usize| format!("{writer}.{number}.{row}");
+        let mut transaction = Transaction::default();
+        psql.batch_execute("BEGIN").await.unwrap();
+        for row in 0..fastrand::usize(1..4) {
+            transaction.insert(&ledger, &psql, name(row)).await;
+            pause().await;
+        }
+        psql.batch_execute("SAVEPOINT one").await.unwrap();
+        let mut inner = Transaction::default();
+        inner.insert(&ledger, &psql, name(10)).await;
+        if fastrand::bool() {
+            psql.batch_execute("ROLLBACK TO one").await.unwrap();
+        } else {
+            psql.batch_execute("RELEASE one").await.unwrap();
+            transaction.rows.append(&mut inner.rows);
+        }
+        transaction.insert(&ledger, &psql, name(20)).await;
+        pause().await;
+        if fastrand::u8(0..4) == 0 {
+            psql.batch_execute("ROLLBACK").await.unwrap();
+        } else {
+            psql.batch_execute("COMMIT").await.unwrap();
+            ledger.commit(transaction);
+        }
+        pause().await;
+    }
+}
+
+async fn copy(psql: Psql, ledger: Arc<Ledger>) {
+    let mut transaction = Transaction::default();
+    let at = ledger.now();
+    let names: Vec<String> = (0..COPIED).map(|row| format!("copy.{row}")).collect();
+    let rows = names.join("\n");
+    let sink = psql.copy_in("COPY events (name) FROM STDIN").await.unwrap();
+    let mut sink = std::pin::pin!(sink);
+    futures_util::SinkExt::send(&mut sink, bytes::Bytes::from(rows))
+        .await
+        .unwrap();
+    assert_eq!(sink.finish().await.unwrap(), COPIED as u64);
+    transaction.rows = names.into_iter().map(|name| (name, at)).collect();
+    ledger.commit(transaction);
+}
+
+async fn prepare(psql: Psql, ledger: Arc<Ledger>) {
+    let mut transaction = Transaction::default();
+    // A transaction that has notified cannot be prepared.
+    psql.batch_execute("BEGIN; SET LOCAL bellwether.doorbell = off")
+        .await
+        .unwrap();
+    transaction
+        .insert(&ledger, &psql, "prepared".to_owned())
+        .await;
+    psql.batch_execute("PREPARE TRANSACTION 'prepared'")
+        .await
+        .unwrap();
+    time::sleep(Duration::from_millis(300)).await;
+    psql.batch_execute("COMMIT PREPARED 'prepared'")
+        .await
+        .unwrap();
+    ledger.commit(transaction);
+}
+
+/// Names of the next events, whose ids must have no holes.
+async fn names(client: &mut Client, count: usize) -> Vec<String> {
+    let mut names = Vec::with_capacity(count);
+    for seq in 1..=count {
+        let event = client.events(1).await.remove(0);
+        let (_, id) = event.id.split_once('-').unwrap();
+        assert_eq!(id, seq.to_string(), "ids have no holes");
+        names.push(event.name);
+    }
+    names
+}
+
+fn check(committed: &[Transaction], seen: &[String]) {
+    let rows = || committed.iter().flat_map(|transaction| &transaction.rows);
+    let expected: HashSet<&str> = rows().map(|(name, _)| name.as_str()).collect();
+    let found: HashSet<&str> = seen.iter().map(String::as_str).collect();
+    assert_eq!(seen.len(), found.len(), "each once");
+    assert_eq!(found, expected, "all that was committed, and nothing else");
+
+    let position: HashMap<&str, usize> = seen
+        .iter()
+        .enumerate()
+        .map(|(at, name)| (name.as_str(), at))
+        .collect();
+    for transaction in committed {
+        let at: Vec<usize> = transaction
+            .rows
+            .iter()
+            .map(|(name, _)| position[name.as_str()])
+            .collect();
+        assert!(
+            at.windows(2).all(|pair| pair[1] == pair[0] + 1),
+            "together, as inserted: {transaction:?}"
+        );
+    }
+
+    // Backwards, with the earliest commit of all that come later in the stream: none of them
+    // may have been over before this row's INSERT began.
+    let mut facts = vec![(0, 0); seen.len()];
+    for transaction in committed {
+        for (name, inserted_at) in &transaction.rows {
+            facts[position[name.as_str()]] = (*inserted_at, transaction.committed_at);
+        }
+    }
+    let mut earliest_commit = u64::MAX;
+    for (at, (inserted_at, committed_at)) in facts.into_iter().enumerate().rev() {
+        assert!(
+            earliest_commit > inserted_at,
+            "something after {} was committed before it began",
+            seen[at]
+        );
+        earliest_commit = earliest_commit.min(committed_at);
+    }
+}

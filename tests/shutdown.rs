@@ -1,0 +1,100 @@
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+use crate::harness::{Delivery, Hub, HubOptions, TestDatabase, eventually};
+
+#[tokio::test]
+async fn streams_end_with_a_time_to_come_back() {
+    let database = TestDatabase::create().await;
+    let mut hub = Hub::start(&database).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = hub.stream("topic=events").await;
+        client.opened().await;
+        clients.push(client);
+    }
+    assert_eq!(hub.metric("bellwether_clients").await, 20);
+    let psql = database.connect().await;
+    psql.batch_execute("INSERT INTO events (name) VALUES ('last')")
+        .await
+        .unwrap();
+    for client in &mut clients {
+        client.event().await;
+    }
+    hub.terminate();
+    let mut pauses = Vec::new();
+    for client in &mut clients {
+        let Delivery::Retry(pause) = client.next().await else {
+            panic!("no retry")
+        };
+        assert_eq!(client.next().await, Delivery::End);
+        pauses.push(pause);
+    }
+    pauses.sort();
+    pauses.dedup();
+    assert!(
+        pauses.len() > 10,
+        "they do not all come back at once: {pauses:?}"
+    );
+    assert_eq!(hub.exit_code().await, Some(0));
+    assert!(
+        TcpStream::connect(hub.address).await.is_err(),
+        "nobody listens any more"
+    );
+}
+
+/// A client that does not take what is left for it.
+#[tokio::test]
+async fn a_client_that_does_not_leave_is_left_behind() {
+    let database = TestDatabase::create().await;
+    let mut hub = Hub::start_with(&database, HubOptions::args(&["--grace", "500ms"])).await;
+    let stalled = TcpStream::connect(hub.address).await.unwrap();
+    let request = b"GET /v1/stream?topic=events HTTP/1.1\r\nHost: t\r\n\r\n";
+    stalled.writable().await.unwrap();
+    assert_eq!(stalled.try_write(request).unwrap(), request.len());
+    eventually("it is subscribed", 1, async || {
+        hub.metric("bellwether_clients").await
+    })
+    .await;
+    let psql = database.connect().await;
+    // More than both sockets' buffers hold.
+    let insert = "INSERT INTO events (name, properties)
+        SELECT 'big', jsonb_build_object('text', repeat('x', 200000)) FROM generate_series(1, 200)";
+    psql.batch_execute(insert).await.unwrap();
+    eventually("it is published", 200, async || {
+        hub.metric("bellwether_stream_head").await
+    })
+    .await;
+    hub.terminate();
+    assert_eq!(hub.exit_code().await, Some(2));
+    drop(stalled);
+}
+
+/// What was published before the end is not lost for a client that comes back elsewhere.
+#[tokio::test]
+async fn another_instance_takes_over_where_one_ends() {
+    let database = TestDatabase::create().await;
+    let mut hub = Hub::start(&database).await;
+    let mut client = hub.stream("topic=events").await;
+    client.opened().await;
+    let psql = database.connect().await;
+    let insert = "INSERT INTO events (name) SELECT 'n' FROM generate_series(1, 1000)";
+    psql.batch_execute(insert).await.unwrap();
+    let before = client.events(300).await.len();
+    hub.terminate();
+    let cursor = client.cursor().to_owned();
+    psql.batch_execute(insert).await.unwrap();
+    drop(client);
+    assert_eq!(hub.exit_code().await, Some(0));
+    psql.batch_execute(insert).await.unwrap();
+    let hub = Hub::start(&database).await;
+    let mut client = hub.resume("topic=events", &cursor).await;
+    for (event, seq) in client.events(3000 - before).await.iter().zip(before + 1..) {
+        assert!(
+            event.id.ends_with(&format!("-{seq}")),
+            "{} is not {seq}",
+            event.id
+        );
+    }
+    assert!(client.is_quiet_for(Duration::from_millis(300)).await);
+}
