@@ -1,2 +1,84 @@
 //! The project's chores, as `cargo xtask <verb>`.
-fn main() {}
+
+#![allow(clippy::print_stderr)] // it speaks to a person
+
+use std::{
+    env,
+    process::{Command, ExitCode},
+};
+
+const USAGE: &str = "\
+usage: cargo xtask <verb>
+  test    all tests, against a private Postgres that they start themselves
+  check   format, lints, documentation and that benches compile, warnings denied
+  ci      check, then test
+  bench   all benches (some minutes), figures in target/criterion";
+
+/// Programs the tests use as a person would, and the packages that have them.
+const NEEDED: [(&str, &str); 2] = [
+    ("curl", "apt-get install curl"),
+    ("psql", "apt-get install postgresql"),
+];
+
+fn main() -> ExitCode {
+    let verb = env::args().nth(1).unwrap_or_default();
+    let done = match verb.as_str() {
+        "test" => test(),
+        "check" => check(),
+        "ci" => check().and_then(|()| test()),
+        "bench" => cargo(&["bench", "--bench", "*"]),
+        _ => Err(USAGE.to_owned()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test() -> Result<(), String> {
+    for (program, install) in NEEDED {
+        let found = Command::new(program).arg("--version").output();
+        if found.is_err() {
+            return Err(format!("the tests need {program}: {install}"));
+        }
+    }
+    cargo(&["test", "--workspace"])
+}
+
+fn check() -> Result<(), String> {
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ])?;
+    cargo(&[
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ])?;
+    cargo(&["bench", "--no-run"])
+}
+
+/// Runs cargo, and says what is being run.
+fn cargo(args: &[&str]) -> Result<(), String> {
+    let said = format!("cargo {}", args.join(" "));
+    eprintln!("+ {said}");
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(args)
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{said}: {status}")),
+        Err(error) => Err(format!("cannot run {said}: {error}")),
+    }
+}
