@@ -1,9 +1,8 @@
 //! The body of a stream: what hyper polls for bytes.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Body, Frame};
-use hub::{Cursor, Next, Subscription};
-use serde_json::json;
+use hub::{Next, Subscription};
 use std::{
     convert::Infallible,
     fmt,
@@ -14,8 +13,8 @@ use std::{
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::{
-    App, Settings,
-    history::{self, Piece},
+    App, Settings, control,
+    replay::{self, Piece},
 };
 
 /// A stream of events to one client.
@@ -42,20 +41,6 @@ struct Live {
     settings: Settings,
 }
 
-/// Tells a client that some of what it asked for does not exist any more.
-#[derive(Debug)]
-pub(crate) struct Gap {
-    /// `retention`, `epoch` or `unknown`.
-    pub(crate) reason: &'static str,
-    /// The position that the client had, as it said it.
-    pub(crate) from: String,
-    /// The position that the stream goes on from.
-    pub(crate) to: Cursor,
-    /// How many events lie between, if that can be said. Of all topics: which were this
-    /// client's is not known any more.
-    pub(crate) missing: Option<u64>,
-}
-
 // === impl EventBody ===
 
 impl EventBody {
@@ -80,7 +65,7 @@ impl EventBody {
     /// A stream that only says when to come back.
     pub(crate) fn farewell(retry: Duration) -> Self {
         Self {
-            opening: Some(farewell(retry)),
+            opening: Some(control::farewell(retry)),
             live: None,
         }
     }
@@ -106,7 +91,7 @@ impl Body for EventBody {
             Poll::Ready(None) => {
                 let retry = live.settings.retry_later();
                 self.live = None;
-                ready(farewell(retry))
+                ready(control::farewell(retry))
             }
             Poll::Pending => Poll::Pending,
         }
@@ -134,7 +119,7 @@ impl Live {
                 Poll::Ready(next) => return Poll::Ready(next),
                 // The heartbeat comes last, so that its id is never ahead of an event.
                 Poll::Pending if self.heartbeat.poll_tick(cx).is_ready() => {
-                    return Poll::Ready(Some(heartbeat(self.subscription.cursor())));
+                    return Poll::Ready(Some(control::heartbeat(self.subscription.cursor())));
                 }
                 Poll::Pending => return Poll::Pending,
             }
@@ -164,7 +149,7 @@ impl Live {
                 Poll::Ready(Next::BeforeRing { floor }) => {
                     let filter = self.subscription.filter().clone();
                     let from = self.subscription.cursor();
-                    self.page = Some(Box::pin(history::read(
+                    self.page = Some(Box::pin(replay::read(
                         self.history.clone(),
                         filter,
                         from,
@@ -176,45 +161,4 @@ impl Live {
             }
         }
     }
-}
-
-// === impl Gap ===
-
-impl Gap {
-    /// Without an id: it is no position to come back to.
-    pub(crate) fn encode(&self, out: &mut BytesMut) {
-        let mut data = json!({"reason": self.reason, "from": self.from, "to": self.to.to_string()});
-        if let Some(missing) = self.missing {
-            data["missing"] = missing.into();
-        }
-        control("gap", None, &data.to_string(), out);
-    }
-}
-
-/// So much of what a client sent as may be sent back to it.
-pub(crate) fn excerpt(text: &str) -> String {
-    text.chars().take(100).collect()
-}
-
-/// Moves the cursor of a client for whom nothing happens. An event, not a comment: a page's
-/// script cannot see comments, and it is the script that notices silence.
-fn heartbeat(cursor: Cursor) -> Bytes {
-    let mut out = BytesMut::new();
-    control("heartbeat", Some(&cursor.to_string()), "", &mut out);
-    out.freeze()
-}
-
-fn farewell(retry: Duration) -> Bytes {
-    let mut out = BytesMut::new();
-    sse::retry(&mut out, retry);
-    out.freeze()
-}
-
-fn control(name: &str, id: Option<&str>, data: &str, out: &mut BytesMut) {
-    let event = sse::Event {
-        id,
-        name: Some(name),
-        data,
-    };
-    event.encode(out);
 }

@@ -4,7 +4,8 @@
 //!
 //! [`serve`] hands each connection to hyper, which calls `routes` for each request. For
 //! `GET /v1/stream`, `stream` finds out where the client is to start and subscribes it to
-//! the hub; from then on `body` is what hyper polls for bytes. [`ingest()`] is the other
+//! the hub; from then on `body` is what hyper polls for bytes, with `replay` for what is older
+//! than the hub's ring. [`ingest()`] is the other
 //! end: it follows the database, encodes each event once and publishes it to the hub.
 //!
 //! # Invariants
@@ -15,11 +16,12 @@
 
 mod accept;
 mod body;
+mod control;
 mod health;
-mod history;
 mod ingest;
 mod metrics;
 mod query;
+mod replay;
 mod response;
 mod routes;
 mod stream;

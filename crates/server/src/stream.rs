@@ -9,7 +9,7 @@ use tokio::time::{self, Instant};
 
 use crate::{
     App, EventBody,
-    body::{self, Gap},
+    control::{self, Gap},
     query::{Start, StreamQuery},
     response::Body,
 };
@@ -121,7 +121,7 @@ async fn from_oldest(
         Some(to),
         Some(Gap {
             reason,
-            from: body::excerpt(asked),
+            from: control::excerpt(asked),
             to,
             missing: None,
         }),

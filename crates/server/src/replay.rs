@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use hub::{Cursor, Filter};
 
-use crate::{body::Gap, ingest::encode};
+use crate::{control::Gap, ingest::encode};
 
 /// What a page of history comes to for one client.
 #[derive(Debug)]
