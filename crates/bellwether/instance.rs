@@ -121,7 +121,10 @@ async fn start_private(
 ) -> Result<Postgres> {
     let builder = embedded::Builder::new(data_dir)
         .binaries(pg_bin)
-        .holder(holder);
+        .holder(holder)
+        // The role is named like our schema, so by Postgres's default, a schema named like the
+        // user first, what somebody creates in psql would land among our tables.
+        .setting("search_path", "public");
     // Ctrl-C while it starts drops it, which stops it.
     tokio::select! {
         started = builder.start() => Ok(started?),

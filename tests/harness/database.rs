@@ -67,6 +67,7 @@ pub(crate) async fn private_postgres(folder: &Path) -> Postgres {
         .holder("the end-to-end tests")
         .setting("max_prepared_transactions", "10")
         .setting("max_connections", "200")
+        .setting("search_path", "public")
         .setting("fsync", "off") // whether it survives a power cut is not what is tested
         .start()
         .await;
