@@ -19,9 +19,8 @@ struct Demo {
 
 fn command(folder: &Path) -> Command {
     let mut command = bellwether();
-    command
-        .args(["demo", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(folder);
+    command.arg("demo").arg("--data-dir").arg(folder);
+    command.env("BELLWETHER_LISTEN", "127.0.0.1:0");
     if let Some(binaries) = std::env::var_os("BELLWETHER_TEST_PG_BIN") {
         command.arg("--pg-bin").arg(binaries);
     }
@@ -156,6 +155,22 @@ async fn a_second_one_says_who_holds_the_folder() {
     ] {
         assert!(said.contains(part), "{part:?} is not in: {said}");
     }
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_leaves_nothing_running() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let refused = command(folder.path()).args(["--listen", &address]).output();
+    let refused = within("its end", refused).await.unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains(&format!("cannot listen on {address}")),
+        "{said}"
+    );
+    assert_eq!(postmaster(folder.path()), None);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use embedded::Postgres;
 use hub::{Hub, Limits};
 use pg::{Backoff, Database, Doorbell, EventsTable, Feed, History, Link, Listener};
 use server::{App, Health, Metrics, Settings};
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
@@ -37,39 +37,37 @@ pub(crate) struct Instance {
 // === impl Ground ===
 
 impl Ground {
-    /// Takes the address, and the user's database or else a private one. The address first:
-    /// if it is taken, nothing has been started.
+    /// Takes the user's database or else starts a private one, then takes the address. In this
+    /// order because who starts the same thing twice is to be told which process has the data.
     pub(crate) async fn prepare(
         url: Option<&str>,
         private: PrivateOptions,
         hub: &HubOptions,
         holder: &str,
     ) -> Result<Self> {
-        let listener = TcpListener::bind(hub.listen).await.with_context(|| {
-            format!(
-                "cannot listen on {}: stop what does, or choose another address with --listen",
-                hub.listen
-            )
-        })?;
-        if let Some(url) = url {
-            let database = Database::parse(url)?;
-            return Ok(Self {
+        let (database, private) = match url {
+            Some(url) => (Database::parse(url)?, None),
+            None => {
+                let postgres = start_private(private, holder).await?;
+                (Database::parse(&postgres.url())?, Some(postgres))
+            }
+        };
+        let bound = TcpListener::bind(hub.listen).await.with_context(|| {
+            let address = hub.listen;
+            format!("cannot listen on {address}: stop what does, or choose another address with --listen")
+        });
+        match (bound, private) {
+            (Ok(listener), private) => Ok(Self {
                 listener,
                 database,
-                private: None,
-            });
+                private,
+            }),
+            (Err(error), None) => Err(error),
+            (Err(error), Some(postgres)) => {
+                postgres.stop().await?;
+                Err(error)
+            }
         }
-        let data_dir = match private.data_dir {
-            Some(dir) => dir,
-            None => embedded::default_data_dir()?,
-        };
-        let postgres = start_private(data_dir, private.pg_bin, holder).await?;
-        let database = Database::parse(&postgres.url())?;
-        Ok(Self {
-            listener,
-            database,
-            private: Some(postgres),
-        })
     }
 
     /// The database.
@@ -114,13 +112,13 @@ impl Ground {
     }
 }
 
-async fn start_private(
-    data_dir: PathBuf,
-    pg_bin: Option<PathBuf>,
-    holder: &str,
-) -> Result<Postgres> {
+async fn start_private(options: PrivateOptions, holder: &str) -> Result<Postgres> {
+    let data_dir = match options.data_dir {
+        Some(dir) => dir,
+        None => embedded::default_data_dir()?,
+    };
     let builder = embedded::Builder::new(data_dir)
-        .binaries(pg_bin)
+        .binaries(options.pg_bin)
         .holder(holder)
         // The role is named like our schema, so by Postgres's default, a schema named like the
         // user first, what somebody creates in psql would land among our tables.
