@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
 use crate::Error;
+use crate::user::User;
 
 /// The oldest major version that is supported; 14 has reached its end of life.
 pub const OLDEST_MAJOR: u32 = 15;
@@ -58,18 +59,22 @@ impl Binaries {
         search: &Search,
         dir: &Path,
         made_by: Option<u32>,
+        user: Option<&User>,
     ) -> Result<Self, Error> {
         let (folders, searched) = match search {
             Search::Explicit(folder) => {
                 let found = Self::explicit(folder).await?;
-                return match made_by {
-                    Some(made_by) if found.major != made_by => Err(Error::Major {
+                if let Some(made_by) = made_by
+                    && found.major != made_by
+                {
+                    return Err(Error::Major {
                         dir: dir.to_owned(),
                         made_by,
                         found: vec![(found.major, found.folder)],
-                    }),
-                    _ => Ok(found),
-                };
+                    });
+                }
+                found.check_access(user).await?;
+                return Ok(found);
             }
             Search::Folders(folders) if folders.is_empty() => (vec![], "no folder".to_owned()),
             Search::Folders(folders) => {
@@ -78,7 +83,7 @@ impl Binaries {
             }
             Search::System => (
                 system_folders().await,
-                format!("`pg_config --bindir`, PATH, {}", USUAL.join(", ")),
+                format!("`pg_config --bindir`, PATH, {} and the like", USUAL[0]),
             ),
         };
 
@@ -93,9 +98,18 @@ impl Binaries {
         found.sort_by_key(|binaries| std::cmp::Reverse(binaries.major));
 
         let is_wanted = |b: &&Self| made_by.map_or(b.major >= OLDEST_MAJOR, |m| b.major == m);
-        if let Some(binaries) = found.iter().find(is_wanted) {
-            return Ok(binaries.clone());
+        let mut denied = None;
+        for binaries in found.iter().filter(is_wanted) {
+            match binaries.check_access(user).await {
+                Ok(()) => return Ok(binaries.clone()),
+                // In root's home, perhaps; an older one elsewhere will do.
+                Err(error) => denied = denied.or(Some(error)),
+            }
         }
+        if let Some(error) = denied {
+            return Err(error);
+        }
+
         let found: Vec<_> = found.into_iter().map(|b| (b.major, b.folder)).collect();
         Err(match made_by {
             Some(made_by) => Error::Major {
@@ -113,6 +127,13 @@ impl Binaries {
     /// A program's path.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    async fn check_access(&self, user: Option<&User>) -> Result<(), Error> {
+        match user {
+            Some(user) => user.check_program(&self.program("postgres")).await,
+            None => Ok(()),
+        }
     }
 
     async fn explicit(folder: &Path) -> Result<Self, Error> {

@@ -1,14 +1,15 @@
 //! What to start, and the order of the steps.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::binaries::{Binaries, Search};
 use crate::folder::Folder;
 use crate::launch::Launch;
+use crate::password::Password;
 use crate::server::Postgres;
 use crate::user::User;
-use crate::{Error, cluster, former};
+use crate::{Error, cluster, former, socket};
 
 /// Time for the server to become ready, and for initdb before it. Crash
 /// recovery after heavy writing is what may take long.
@@ -41,11 +42,8 @@ impl Builder {
     /// With `None`: `pg_config --bindir`, `PATH` and the usual folders of
     /// distributions and installers, and of these the newest.
     #[must_use]
-    pub fn binaries(mut self, folder: Option<impl AsRef<Path>>) -> Self {
-        self.search = match folder {
-            Some(folder) => Search::Explicit(folder.as_ref().to_owned()),
-            None => Search::System,
-        };
+    pub fn binaries(mut self, folder: Option<PathBuf>) -> Self {
+        self.search = folder.map_or(Search::System, Search::Explicit);
         self
     }
 
@@ -86,42 +84,29 @@ impl Builder {
     ///
     /// If the future is dropped, what runs by then is stopped.
     pub async fn start(self) -> Result<Postgres, Error> {
-        let folder = Folder::open(&self.dir, &self.holder)?;
-        let made_by = folder.made_by()?;
-        let binaries = Binaries::find(&self.search, folder.dir(), made_by).await?;
-        let user = User::choose(folder.dir(), &folder.pgdata())?;
+        let user = User::choose(&self.dir, &self.dir.join("pgdata"))?;
+        if let Some(user) = &user {
+            // Before a folder is made where it is of no use.
+            user.check_data_dir(&self.dir).await?;
+        }
+        let folder = Folder::open(&self.dir, &self.holder).await?;
         if let Some(user) = &user {
             folder.admit(user)?;
-            user.check_access(folder.dir()).await?;
-            user.check_access(&binaries.program("postgres")).await?;
         }
+        let made_by = folder.made_by()?;
+        let binaries = Binaries::find(&self.search, folder.dir(), made_by, user.as_ref()).await?;
         former::stop(folder.dir(), &folder.pgdata()).await?;
 
-        let password = folder.password()?;
-        let is_durable = !self
-            .settings
-            .iter()
-            .any(|(n, v)| n == "fsync" && v == "off");
-        cluster::make(
-            &folder,
-            &binaries,
-            user.as_ref(),
-            &password,
-            is_durable,
-            self.limit,
-        )
-        .await?;
-        let socket_dir = folder.socket_dir(user.as_ref())?;
-
         let launch = Launch {
+            password: Password::of(folder.dir())?,
+            socket_dir: socket::make(folder.dir(), user.as_ref())?,
             folder,
             binaries,
             user,
-            password,
-            socket_dir,
             settings: self.settings,
             limit: self.limit,
         };
+        cluster::make(&launch).await?;
         launch.start().await
     }
 }

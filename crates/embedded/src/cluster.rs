@@ -2,74 +2,53 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::time;
+use tokio::time::{self, Instant};
 
-use crate::binaries::Binaries;
-use crate::folder::{Folder, Password, give, remove_dir};
+use crate::folder::{give, remove_dir};
 use crate::guard::Guard;
-use crate::user::User;
+use crate::launch::Launch;
 use crate::{Error, ROLE};
 
 /// What a cluster in the making is called, before a random end.
 const UNFINISHED: &str = "pgdata.new-";
 
+/// Time for an orphaned initdb to fail, which all of one takes about a second.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
+
+const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
+
 /// Makes the cluster if there is none.
-pub(crate) async fn make(
-    folder: &Folder,
-    binaries: &Binaries,
-    user: Option<&User>,
-    password: &Password,
-    is_durable: bool,
-    limit: Duration,
-) -> Result<(), Error> {
-    remove_unfinished(folder.dir())?;
-    if folder.pgdata().exists() {
+pub(crate) async fn make(launch: &Launch) -> Result<(), Error> {
+    let dir = launch.folder.dir();
+    let pgdata = launch.folder.pgdata();
+    remove_unfinished(dir).await?;
+    if pgdata.exists() {
         return Ok(());
     }
 
-    // A new name each time: if an owner and its guard were killed, their initdb
-    // may still be writing to its folder, until it finds that it is gone.
-    let unfinished = folder
-        .dir()
-        .join(format!("{UNFINISHED}{:08x}", fastrand::u32(..)));
-    let secret = folder.password_for(user, password)?;
-    let made = initdb(
-        folder,
-        binaries,
-        user,
-        &unfinished,
-        &secret,
-        is_durable,
-        limit,
-    )
-    .await;
+    // A new name each time, which an orphaned initdb does not know.
+    let unfinished = dir.join(format!("{UNFINISHED}{:08x}", fastrand::u32(..)));
+    let secret = launch.password.for_initdb(dir, launch.user.as_ref())?;
+    let made = initdb(launch, &unfinished, &secret).await;
     let removed = fs::remove_file(&secret).map_err(Error::file("remove", &secret));
     made.and(removed)?;
 
-    let pgdata = folder.pgdata();
     let put = || -> io::Result<()> {
         fs::rename(&unfinished, &pgdata)?;
-        File::open(folder.dir())?.sync_all()
+        File::open(dir)?.sync_all()
     };
     put().map_err(Error::file("rename a new cluster to", &pgdata))
 }
 
-async fn initdb(
-    folder: &Folder,
-    binaries: &Binaries,
-    user: Option<&User>,
-    unfinished: &Path,
-    secret: &Path,
-    is_durable: bool,
-    limit: Duration,
-) -> Result<(), Error> {
+async fn initdb(launch: &Launch, unfinished: &Path, secret: &Path) -> Result<(), Error> {
+    let user = launch.user.as_ref();
     let mut output = String::new();
-    for locale in locales(binaries.major) {
+    for locale in locales(launch.binaries.major) {
         remove_dir(unfinished).map_err(Error::file("remove", unfinished))?;
         DirBuilder::new()
             .mode(0o700)
@@ -88,7 +67,7 @@ async fn initdb(
         .into();
         args.push(format!("--username={ROLE}").into());
         args.extend(locale.iter().map(OsString::from));
-        if !is_durable {
+        if !launch.is_durable() {
             args.push("--no-sync".into());
         }
         for (option, path) in [("--pwfile=", secret), ("--pgdata=", unfinished)] {
@@ -97,15 +76,19 @@ async fn initdb(
             args.push(arg);
         }
 
-        let (log, start) = folder.open_log()?;
-        let mut guard = Guard::spawn(binaries, "initdb", &args, user, log).await?;
-        let ended = time::timeout(limit, guard.exited()).await;
-        output = folder.log_tail(start);
+        let (log, start) = launch.folder.open_log()?;
+        let mut guard = Guard::spawn(&launch.binaries, "initdb", &args, user, log).await?;
+        let ended = time::timeout(launch.limit, guard.exited()).await;
+        output = launch.folder.log_tail(start);
         match ended {
             Ok(Ok(status)) if status.success() => return Ok(()),
             // The first way to say it may not be known here.
-            Ok(Ok(_)) if output.contains("locale") => {}
-            _ => break,
+            Ok(Ok(_)) if output.contains("invalid locale") => {}
+            Ok(_) => break,
+            Err(_) => {
+                output.push_str("\n(it took too long)");
+                break;
+            }
         }
     }
     Err(Error::Initdb { output })
@@ -124,15 +107,21 @@ fn locales(major: u32) -> &'static [&'static [&'static str]] {
     &[&["--locale=C", "--lc-ctype=C.UTF-8"], &["--locale=C"]]
 }
 
-fn remove_unfinished(dir: &Path) -> Result<(), Error> {
-    let remove = || -> io::Result<()> {
-        for entry in fs::read_dir(dir)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-                remove_dir(&entry.path())?;
-            }
+/// If an owner and its guard were killed, initdb goes on for a moment, adding
+/// files to a folder that is being removed, until it misses one.
+async fn remove_unfinished(dir: &Path) -> Result<(), Error> {
+    let entries = fs::read_dir(dir).map_err(Error::file("read folder", dir))?;
+    for entry in entries.flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            continue;
         }
-        Ok(())
-    };
-    remove().map_err(Error::file("remove an unfinished cluster in", dir))
+        let start = Instant::now();
+        while let Err(error) = remove_dir(&entry.path()) {
+            if error.kind() != ErrorKind::DirectoryNotEmpty || start.elapsed() > REMOVAL_LIMIT {
+                return Err(Error::file("remove", entry.path())(error));
+            }
+            time::sleep(REMOVAL_PAUSE).await;
+        }
+    }
+    Ok(())
 }

@@ -6,6 +6,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The likeliest way to install a server.
+const INSTALL: &str = if cfg!(target_os = "macos") {
+    "brew install postgresql@17"
+} else {
+    "apt-get install postgresql"
+};
+
 /// Why the private Postgres does not run.
 ///
 /// `Display` says what was tried, what went wrong and what to do; a cause, if
@@ -88,6 +95,8 @@ pub enum Error {
         at: PathBuf,
         /// The user.
         user: String,
+        /// What would help: an option with an example.
+        option: &'static str,
     },
     /// We are root, and the system has no other user for Postgres to run as.
     NoUser,
@@ -186,8 +195,8 @@ impl Display for Error {
                 }
                 write!(
                     f,
-                    "looked in {searched}): install it, e.g. `apt-get install postgresql`, \
-                     or name its folder with --pg-bin"
+                    "looked in {searched}): install it, e.g. `{INSTALL}`, or name its folder with \
+                     --pg-bin"
                 )
             }
             Self::Major {
@@ -223,18 +232,22 @@ impl Display for Error {
             ),
             Self::Owner { dir, user } => write!(
                 f,
-                "data folder {} belongs to user {user}: run as that user or as root, or give \
-                 another --data-dir",
+                "data folder {} belongs to user {user}: run as that user, or give another \
+                 --data-dir",
                 dir.display()
             ),
-            Self::Unreachable { path, at, user } => write!(
+            Self::Unreachable {
+                path,
+                at,
+                user,
+                option,
+            } => write!(
                 f,
                 "PostgreSQL does not run as root, and user {user}, which it is to run as, may not \
-                 enter {}, so it cannot use {}: choose a folder outside, e.g. \
-                 --data-dir /var/lib/bellwether, or `chmod o+x {}`",
-                at.display(),
+                 enter {at}, so it cannot use {}: choose another place, e.g. {option}, \
+                 or `chmod o+x {at}`",
                 path.display(),
-                at.display()
+                at = at.display(),
             ),
             Self::NoUser => f.write_str(
                 "PostgreSQL does not run as root, and there is neither a user postgres nor a user \

@@ -1,24 +1,26 @@
 //! The data folder: its lock, and the small files in it.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{
     DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown,
 };
 use std::path::{Path, PathBuf};
 use std::process;
+use std::time::Duration;
 
 use nix::unistd;
+use tokio::time::{self, Instant};
 
 use crate::Error;
-use crate::user::User;
+use crate::user::{self, User};
 
-/// Room for the path of a Unix socket, with the closing zero. Linux has 108;
-/// macOS and the BSDs have 104.
-const SOCKET_PATH_ROOM: usize = 104;
+/// Time for an owner that was just killed to be gone.
+const LOCK_LIMIT: Duration = Duration::from_secs(1);
+
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A log larger than this is put aside before a start.
 const LOG_BYTES: u64 = 8 * 1024 * 1024;
@@ -50,14 +52,14 @@ pub fn default_data_dir() -> Result<PathBuf, Error> {
 #[derive(Debug)]
 pub(crate) struct Folder {
     dir: PathBuf,
-    /// Closing it unlocks it, and so does the kernel when we die. Children do
-    /// not have it: std opens files close-on-exec.
-    _lock: File,
+    /// The kernel unlocks it when we die. Children do not have it: std opens
+    /// files close-on-exec.
+    lock: File,
 }
 
 impl Folder {
     /// Makes the folder if need be and locks it.
-    pub(crate) fn open(dir: &Path, holder: &str) -> Result<Self, Error> {
+    pub(crate) async fn open(dir: &Path, holder: &str) -> Result<Self, Error> {
         let create = || -> io::Result<PathBuf> {
             if !dir.exists() {
                 if let Some(parent) = dir.parent() {
@@ -81,23 +83,30 @@ impl Folder {
             .truncate(false)
             .mode(0o644)
             .open(&path)
-            .map_err(Error::file("open", &path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::InUse {
-                    dir,
-                    holder: read_holder(&mut lock),
-                });
+            .map_err(|error| match fs::metadata(&dir) {
+                Ok(meta) if error.kind() == ErrorKind::PermissionDenied => Error::Owner {
+                    dir: dir.clone(),
+                    user: user::name_of(meta.uid()),
+                },
+                _ => Error::file("open", &path)(error),
+            })?;
+        let start = Instant::now();
+        while let Err(error) = lock.try_lock() {
+            match error {
+                TryLockError::Error(error) => return Err(Error::file("lock", &path)(error)),
+                TryLockError::WouldBlock if start.elapsed() > LOCK_LIMIT => {
+                    let holder = read_holder(&mut lock);
+                    return Err(Error::InUse { dir, holder });
+                }
+                TryLockError::WouldBlock => time::sleep(LOCK_PAUSE).await,
             }
-            Err(TryLockError::Error(error)) => return Err(Error::file("lock", &path)(error)),
         }
         let text = format!("{}\n{holder}\n", process::id());
         lock.set_len(0)
             .and_then(|()| lock.write_all(text.as_bytes()))
             .map_err(Error::file("write", &path))?;
 
-        Ok(Self { dir, _lock: lock })
+        Ok(Self { dir, lock })
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -142,36 +151,6 @@ impl Folder {
         pass().map_err(Error::file("give access to", &self.dir))
     }
 
-    /// The password of the role, made up the first time.
-    pub(crate) fn password(&self) -> Result<Password, Error> {
-        let path = self.dir.join("password");
-        match fs::read_to_string(&path) {
-            Ok(text) if !text.trim().is_empty() => return Ok(Password(text.trim().to_owned())),
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(Error::file("read", &path)(error));
-            }
-            _ => {}
-        }
-        let password = Password::random().map_err(Error::file("read", "/dev/urandom"))?;
-        write_secret(&path, &password).map_err(Error::file("write", &path))?;
-        Ok(password)
-    }
-
-    /// The password in a file that the user can read; the caller removes it.
-    pub(crate) fn password_for(
-        &self,
-        user: Option<&User>,
-        password: &Password,
-    ) -> Result<PathBuf, Error> {
-        let path = self.dir.join("password.initdb");
-        let write = || -> io::Result<()> {
-            write_secret(&path, password)?;
-            give(&path, user)
-        };
-        write().map_err(Error::file("write", &path))?;
-        Ok(path)
-    }
-
     pub(crate) fn last_port(&self) -> Option<u16> {
         let text = fs::read_to_string(self.dir.join("port")).ok()?;
         text.trim().parse().ok()
@@ -180,48 +159,6 @@ impl Folder {
     pub(crate) fn keep_port(&self, port: u16) -> Result<(), Error> {
         let path = self.dir.join("port");
         fs::write(&path, format!("{port}\n")).map_err(Error::file("write", path))
-    }
-
-    /// An empty folder for the Unix socket that only the server's user may enter.
-    ///
-    /// `socket` in the data folder is either the folder itself or, where its
-    /// path is too long for a socket, a link to one in the temporary folder.
-    pub(crate) fn socket_dir(&self, user: Option<&User>) -> Result<PathBuf, Error> {
-        let path = self.dir.join("socket");
-        let make = || -> io::Result<PathBuf> {
-            // What a former server left behind: a link to a folder that may be
-            // gone, or a socket's lock with a process id that is now another's.
-            if let Ok(target) = fs::read_link(&path) {
-                remove_dir(&target)?;
-                fs::remove_file(&path)?;
-            }
-            remove_dir(&path)?;
-
-            let name_len = "/.s.PGSQL.65535\0".len();
-            let folder = if path.as_os_str().len() + name_len <= SOCKET_PATH_ROOM {
-                DirBuilder::new().mode(0o700).create(&path)?;
-                path.clone()
-            } else {
-                let folder = tempfile::Builder::new().prefix("bellwether-").tempdir()?;
-                let folder = folder.keep();
-                std::os::unix::fs::symlink(&folder, &path)?;
-                folder
-            };
-            give(&folder, user)?;
-            Ok(folder)
-        };
-        make().map_err(Error::file("make the socket's folder", &path))
-    }
-
-    /// Removes the folder of the socket if it is not in the data folder.
-    pub(crate) fn remove_socket_link(&self) {
-        let path = self.dir.join("socket");
-        if let Ok(target) = fs::read_link(&path) {
-            // Rubbish in the temporary folder at worst, and the next start
-            // tries again.
-            let _ = remove_dir(&target);
-            let _ = fs::remove_file(&path);
-        }
     }
 
     /// The log, to be appended to, and how long it is.
@@ -255,28 +192,11 @@ impl Folder {
     }
 }
 
-/// A secret that does not show in `Debug`.
-#[derive(Clone)]
-pub(crate) struct Password(String);
-
-impl Password {
-    /// 128 bits from the system: no ready-made generator for secrets is among
-    /// our dependencies.
-    fn random() -> io::Result<Self> {
-        let mut bytes = [0; 16];
-        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-        let number = u128::from_ne_bytes(bytes);
-        Ok(Self(format!("{number:032x}")))
-    }
-
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Password {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Password(..)")
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Closing it is not enough if another thread has just forked and not
+        // called exec yet. An error cannot be helped, and it is closed next.
+        let _ = self.lock.unlock();
     }
 }
 
@@ -294,19 +214,6 @@ pub(crate) fn remove_dir(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         done => done,
     }
-}
-
-/// `unix_socket_directories` is a list: a path is quoted in it.
-pub(crate) fn quote_socket_dir(path: &Path) -> OsString {
-    let mut quoted = vec![b'"'];
-    for &byte in path.as_os_str().as_bytes() {
-        if byte == b'"' {
-            quoted.push(b'"');
-        }
-        quoted.push(byte);
-    }
-    quoted.push(b'"');
-    OsString::from_vec(quoted)
 }
 
 /// A folder with other things in it is most likely a slip of the hand.
@@ -334,12 +241,6 @@ fn read_holder(lock: &mut File) -> String {
         Some((pid, holder)) => format!("process {pid} ({holder})"),
         None => "another process".to_owned(),
     }
-}
-
-fn write_secret(path: &Path, password: &Password) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    writeln!(options.open(path)?, "{}", password.as_str())
 }
 
 fn chown_all(path: &Path, user: &User) -> io::Result<()> {

@@ -72,7 +72,8 @@ pub(crate) struct Status {
 impl Status {
     /// None if there is no such file, or not enough of it yet.
     pub(crate) fn read(pgdata: &Path) -> Option<Self> {
-        let text = fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
+        let text = fs::read(pgdata.join("postmaster.pid")).ok()?;
+        let text = String::from_utf8_lossy(&text); // it holds a path
         let mut lines = text.lines();
         let pid = lines.next()?.trim().parse().ok()?;
         // The eighth line: "starting", "ready", "stopping", each padded.

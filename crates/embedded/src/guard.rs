@@ -15,12 +15,16 @@ use crate::Error;
 use crate::binaries::{Binaries, library_path};
 use crate::user::User;
 
+/// Commented; see [`script`].
 const SCRIPT: &str = include_str!("guard.sh");
 
 /// What a child keeps of our environment. Not the rest: `PG*` would change what
 /// the programs do, `NOTIFY_SOCKET` is between us and systemd, and our secrets
 /// are none of the server's business.
 const ENVIRONMENT: &[&str] = &["HOME", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ"];
+
+/// Time between a signal and the same again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// A guard with the program that it runs. Dropping it stops the program, soon.
 #[derive(Debug)]
@@ -47,7 +51,7 @@ impl Guard {
             let (reader, pipe) = io::pipe()?;
             let mut command = Command::new("/bin/sh");
             command
-                .args(["-c", SCRIPT, "bellwether-guard"])
+                .args(["-c", &script(), "bellwether-guard"])
                 .arg(&program)
                 .args(args)
                 .current_dir("/")
@@ -76,7 +80,8 @@ impl Guard {
             let stdout = child.stdout.take().expect("it was piped");
             let mut line = String::new();
             BufReader::new(stdout).read_line(&mut line).await?;
-            let pid = line.trim_end().parse().map_err(io::Error::other)?;
+            let pid = line.trim_end().parse();
+            let pid = pid.map_err(|_| io::Error::other("the guard has ended at once"))?;
             Ok(Self { child, pipe, pid })
         };
         start
@@ -99,13 +104,32 @@ impl Guard {
     }
 
     /// Sends a signal ("INT") to the program. If it has ended already, so be it.
-    pub(crate) fn signal(&mut self, name: &str) {
+    fn signal(&mut self, name: &str) {
         let _ = writeln!(self.pipe, "{name}");
     }
 
     /// Sends a signal and waits; tells whether the program has ended in time.
+    ///
+    /// Sends it again and again: it is lost on a program that has only just
+    /// been started and has no handlers yet.
     pub(crate) async fn stop(&mut self, signal: &str, limit: Duration) -> bool {
-        self.signal(signal);
-        time::timeout(limit, self.exited()).await.is_ok()
+        let again = async {
+            loop {
+                self.signal(signal);
+                if time::timeout(AGAIN, self.exited()).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        time::timeout(limit, again).await.is_ok()
     }
+}
+
+/// The script as it shows in a list of processes: without the comments.
+fn script() -> String {
+    let lines = SCRIPT.lines().map(str::trim);
+    let lines: Vec<_> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect();
+    lines.join("\n")
 }

@@ -6,7 +6,9 @@
 # and initdb set handlers of their own for these.
 trap '' HUP INT PIPE TERM
 
-exec 3<&0
+# What the owner inherited from whoever started it may be a pipe that somebody
+# reads to its end.
+exec 3<&0 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
 "$@" </dev/null >&2 3<&- &
 server=$!
 (

@@ -12,12 +12,13 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::binaries::Binaries;
-use crate::folder::{Folder, Password, quote_socket_dir};
+use crate::folder::Folder;
 use crate::former::{self, Status};
 use crate::guard::Guard;
+use crate::password::Password;
 use crate::server::Postgres;
 use crate::user::User;
-use crate::{Error, ROLE};
+use crate::{Error, ROLE, socket};
 
 /// Time for an immediate shutdown. The postmaster kills its children after 5 s.
 pub(crate) const IMMEDIATE_LIMIT: Duration = Duration::from_secs(10);
@@ -103,6 +104,12 @@ impl Launch {
         }
     }
 
+    /// Whether the caller minds losing everything in a power failure.
+    pub(crate) fn is_durable(&self) -> bool {
+        let is_off = |(name, value): &(String, String)| name == "fsync" && value == "off";
+        !self.settings.iter().any(is_off)
+    }
+
     async fn try_start(&self, port: u16) -> Result<Guard, Failure> {
         let (log, log_start) = self.folder.open_log().map_err(Failure::Final)?;
         let args = self.arguments(port);
@@ -173,7 +180,7 @@ impl Launch {
             args.push(format!("{name}={value}").into());
         }
         let mut sockets = OsString::from("unix_socket_directories=");
-        sockets.push(quote_socket_dir(&self.socket_dir));
+        sockets.push(socket::quote(&self.socket_dir));
         args.extend(["-c".into(), sockets]);
         args
     }

@@ -40,12 +40,12 @@
 //!
 //! # Why not `postgresql_embedded`
 //!
-//! Version 0.22 was read. Its server is started by `pg_ctl` in a session of its
-//! own and outlives a killed owner; `postmaster.pid` existing at all counts as
-//! running, so a stale file does too, and nothing takes over or locks a folder. It always
-//! starts with `-F` (no fsync). It has no notion of root. By default it
-//! downloads its own binaries from GitHub into the home folder. It brings
-//! sqlx, reqwest and native-tls, 235 crates in all, and needs a newer Rust.
+//! Version 0.22 was read. Its server is started by `pg_ctl` in a session of
+//! its own and outlives a killed owner. That `postmaster.pid` exists counts as
+//! running, even if it is stale; nothing locks a folder or takes it over. It
+//! always starts with `-F`, without fsync. It knows nothing of root. By default
+//! it downloads binaries of its own from GitHub into the home folder, and it
+//! brings sqlx, reqwest and native-tls, 183 crates in all.
 
 mod binaries;
 mod builder;
@@ -55,7 +55,9 @@ mod folder;
 mod former;
 mod guard;
 mod launch;
+mod password;
 mod server;
+mod socket;
 mod user;
 
 pub use binaries::OLDEST_MAJOR;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::guard::Guard;
 use crate::launch::{IMMEDIATE_LIMIT, Launch};
-use crate::{Error, ROLE};
+use crate::{Error, ROLE, socket};
 
 /// Time for a fast shutdown, before an immediate one; it writes a checkpoint.
 const FAST_LIMIT: Duration = Duration::from_secs(30);
@@ -114,7 +114,7 @@ impl Postgres {
     /// A shutdown that takes longer than 30 s becomes an immediate one.
     pub async fn stop(mut self) -> Result<(), Error> {
         self.halt(Mode::Fast).await?;
-        self.launch.folder.remove_socket_link();
+        socket::remove_link(self.launch.folder.dir());
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::Stdio;
 
 use nix::unistd;
@@ -54,8 +54,23 @@ impl User {
         Err(Error::NoUser)
     }
 
-    /// Makes sure that the user can enter a folder or execute a program.
-    pub(crate) async fn check_access(&self, path: &Path) -> Result<(), Error> {
+    /// Makes sure that the user will get into a data folder, which need not
+    /// exist yet.
+    pub(crate) async fn check_data_dir(&self, dir: &Path) -> Result<(), Error> {
+        let dir = path::absolute(dir).map_err(Error::file("resolve", dir))?;
+        let dir = dir.canonicalize().unwrap_or(dir);
+        let parent = dir.ancestors().skip(1).find(|parent| parent.exists());
+        let option = "--data-dir /var/lib/bellwether";
+        self.check(parent.unwrap_or(&dir), option).await
+    }
+
+    /// Makes sure that the user can execute a program.
+    pub(crate) async fn check_program(&self, program: &Path) -> Result<(), Error> {
+        self.check(program, "--pg-bin /usr/lib/postgresql/17/bin")
+            .await
+    }
+
+    async fn check(&self, path: &Path, option: &'static str) -> Result<(), Error> {
         // The system is asked, as only it knows about access control lists.
         let may = Command::new("/bin/sh")
             .args(["-c", r#"[ -x "$1" ]"#, "sh"])
@@ -79,6 +94,7 @@ impl User {
             path: path.to_owned(),
             at: self.obstacle(path),
             user: self.name.clone(),
+            option,
         })
     }
 
@@ -102,7 +118,8 @@ impl User {
     }
 }
 
-fn name_of(uid: u32) -> String {
+/// For messages: the number, if there is no name.
+pub(crate) fn name_of(uid: u32) -> String {
     match unistd::User::from_uid(uid.into()) {
         Ok(Some(user)) => user.name,
         _ => uid.to_string(),
