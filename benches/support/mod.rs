@@ -1,0 +1,39 @@
+//! Events and frames to measure with.
+
+use bytes::BytesMut;
+use hub::{Epoch, Event, Frame, Topic};
+use std::time::SystemTime;
+
+/// The stream that all of them belong to.
+pub(crate) const EPOCH: Epoch = Epoch::new(0x7f3a_01c2);
+
+/// Where numbering begins: far enough up that all numbers have as many digits.
+pub(crate) const HEAD: u64 = 1_000_000_000;
+
+/// An event with so many bytes of JSON.
+pub(crate) fn event(seq: u64, topic: &str, data_bytes: usize) -> Event {
+    const FIELDS: &str = r#"{"id":1234567,"status":"paid","total":"129.90","note":""}"#;
+    let mut data = FIELDS.to_owned();
+    let note = "x".repeat(data_bytes - FIELDS.len());
+    data.insert_str(FIELDS.len() - 2, &note);
+    Event {
+        seq,
+        topic: Topic::new(topic).unwrap(),
+        name: "order.update".to_owned(),
+        key: None,
+        data,
+        at: SystemTime::UNIX_EPOCH,
+    }
+}
+
+/// An event as it goes over the wire, encoded as the server does it.
+pub(crate) fn frame(seq: u64, topic: &str, data_bytes: usize) -> Frame {
+    let event = event(seq, topic, data_bytes);
+    let mut bytes = BytesMut::new();
+    server::encode(EPOCH, &event, &mut bytes);
+    Frame {
+        seq,
+        topic: event.topic,
+        bytes: bytes.freeze(),
+    }
+}
