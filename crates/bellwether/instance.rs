@@ -6,7 +6,11 @@ use hub::{Hub, Limits};
 use pg::{Backoff, Database, Doorbell, EventsTable, Feed, History, Link, Listener};
 use server::{App, Health, Metrics, Settings};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::watch, time};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::watch,
+    time,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -52,7 +56,7 @@ impl Ground {
                 (Database::parse(&postgres.url())?, Some(postgres))
             }
         };
-        let bound = TcpListener::bind(hub.listen).await.with_context(|| {
+        let bound = listen(hub.listen).with_context(|| {
             let address = hub.listen;
             format!("cannot listen on {address}: stop what does, or choose another address with --listen")
         });
@@ -110,6 +114,21 @@ impl Ground {
         }
         done
     }
+}
+
+/// How many connections may wait to be accepted (the kernel may allow fewer). When a hub
+/// restarts, thousands of clients come back at once; who does not fit in tries again after
+/// one second, then two, then four.
+const BACKLOG: u32 = 4096;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn start_private(options: PrivateOptions, holder: &str) -> Result<Postgres> {

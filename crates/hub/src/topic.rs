@@ -15,7 +15,10 @@ pub struct Topic(Arc<str>);
 /// What a client subscribes to: a topic in which `*` stands for any one token and a
 /// final `>` for one or more.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Pattern(Arc<str>);
+pub struct Pattern {
+    text: Arc<str>,
+    has_wildcards: bool,
+}
 
 /// Why a text is no topic or pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,20 +98,32 @@ impl fmt::Debug for Topic {
 impl Pattern {
     /// A pattern, if the text is one.
     pub fn new(text: &str) -> Result<Self, InvalidTopic> {
+        let mut has_wildcards = false;
         let mut tokens = tokens(text)?.peekable();
         while let Some(token) = tokens.next() {
             match token {
-                "*" => {}
-                ">" if tokens.peek().is_none() => {}
+                "*" => has_wildcards = true,
+                ">" if tokens.peek().is_none() => has_wildcards = true,
                 ">" => return Err(InvalidTopic::RestNotLast),
                 literal => check_token(literal)?,
             }
         }
-        Ok(Self(text.into()))
+        let text = text.into();
+        Ok(Self {
+            text,
+            has_wildcards,
+        })
     }
 
     /// Whether an event of this topic is meant.
     pub fn matches(&self, topic: &Topic) -> bool {
+        // Most patterns are one of these two, and a replay asks for every frame.
+        if !self.has_wildcards {
+            return self.text == topic.0;
+        }
+        if &*self.text == ">" {
+            return true;
+        }
         let mut topic = topic.as_str().split('.');
         for token in self.tokens() {
             match (token, topic.next()) {
@@ -123,24 +138,24 @@ impl Pattern {
 
     /// Its tokens, wildcards as they are written.
     pub(crate) fn tokens(&self) -> impl Iterator<Item = &str> {
-        self.0.split('.')
+        self.text.split('.')
     }
 
     /// The text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 impl fmt::Debug for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pattern({})", self.0)
+        write!(f, "Pattern({})", self.text)
     }
 }
 
