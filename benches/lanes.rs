@@ -63,7 +63,7 @@ impl Tenants {
             head: Cell::new(HEAD),
         };
         let full = tenants.next_batch(Limits::default().ring_frames as u64);
-        hub.open(EPOCH, tenants.head.get(), full);
+        hub.open(EPOCH, Vec::new(), tenants.head.get(), full);
         let subscribe = |tenant| {
             let filter = Filter::new([format!("org.{tenant}.>").as_str()]).unwrap();
             hub.subscribe(filter, None).unwrap()

@@ -61,7 +61,7 @@ fn replay(c: &mut Criterion) {
     let hub = Hub::new(Limits::default());
     let recent: Vec<Frame> = next_frames(HEAD).take(FRAMES).collect();
     let head = recent.last().unwrap().seq;
-    hub.open(EPOCH, head, recent);
+    hub.open(EPOCH, Vec::new(), head, recent);
     let filter = Filter::new([">"]).unwrap();
     let mut cx = Context::from_waker(Waker::noop());
 

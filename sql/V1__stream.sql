@@ -37,13 +37,28 @@ CREATE TABLE bellwether.batch (
     at       timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- Which stream a cursor belongs to. The newest row counts. The id is random, so
--- that a database dropped and made again does not honour the cursors of the old.
+-- Which stream a cursor belongs to; the newest row counts. The id is random, so that
+-- a database dropped and made again does not honour the cursors of the old one.
+-- The rows before it are its ancestors: what they numbered up to the next one's
+-- `after_seq` is part of this stream, too.
 CREATE TABLE bellwether.epoch (
     n         integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     id        text NOT NULL DEFAULT left(replace(gen_random_uuid()::text, '-', ''), 8),
+    after_seq bigint NOT NULL,
+    -- Where it was opened. A restored dump brings this row along, but not the place.
+    system_identifier bigint NOT NULL,
+    database  oid NOT NULL,
     opened_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
-INSERT INTO bellwether.epoch DEFAULT VALUES;
+-- The place we are in: this server's data folder, since initdb, and this database.
+CREATE FUNCTION bellwether.here(OUT system_identifier bigint, OUT database oid)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT pg_control_system.system_identifier, pg_database.oid
+    FROM pg_control_system(), pg_database WHERE datname = current_database();
+END;
+
+INSERT INTO bellwether.epoch (after_seq, system_identifier, database)
+SELECT 0, here.system_identifier, here.database FROM bellwether.here();
 INSERT INTO bellwether.batch (last_seq, seen) VALUES (0, pg_current_snapshot());

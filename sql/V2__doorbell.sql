@@ -2,12 +2,19 @@
 -- awake. A notifying commit holds a lock of the whole cluster through its flush,
 -- so a busy table must hardly ever notify.
 
--- A memory cell: the time (ms since 1970, server clock) until which a hub has
--- promised to look by itself. A sequence, because reading and setting one takes
+-- Two memory cells: until when a hub has promised to look by itself (ms since
+-- 1970, server clock), and which. Sequences, because reading and setting one takes
 -- no part in any transaction: a writer sees the value of this very moment.
--- UNLOGGED: setting it writes no WAL and takes no transaction id, and a crash
--- resets it to "nobody is awake".
+-- UNLOGGED: setting them writes no WAL and takes no transaction id, and a crash
+-- resets them to "nobody is awake".
+--
+--   awake_until   awake_hub
+--   later         its number   it looks, and numbers; all others leave it to it
+--   0             its number   it took its promise back and waits for stragglers
+--   0             0            all sleep
+--   past          its number   it died, or hangs, while it was awake
 CREATE UNLOGGED SEQUENCE bellwether.awake_until AS bigint MINVALUE 0 START 0;
+CREATE UNLOGGED SEQUENCE bellwether.awake_hub AS bigint MINVALUE 0 START 0;
 
 -- The server's clock, in ms since 1970.
 CREATE FUNCTION bellwether.now_ms() RETURNS bigint
@@ -34,16 +41,43 @@ BEGIN
     END IF;
 END $$;
 
--- Promises to look for the next `promise_ms`. Renewed only once half of it is
--- gone, as a hub promises anew with every look.
-CREATE FUNCTION bellwether.promise(promise_ms integer) RETURNS void
+-- Promises that `hub` will look for the next `promise_ms`, unless another has
+-- promised already; with 0, promises nothing and only tells. Returns how things
+-- stand: `me`, `other`, `lapsing` (another waits for stragglers), `abandoned`
+-- (somebody's promise ran out) or `nobody`.
+CREATE FUNCTION bellwether.promise(hub bigint, promise_ms integer) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    now_ms bigint := bellwether.now_ms();
+    now_ms CONSTANT bigint := bellwether.now_ms();
+    holder bigint := coalesce(pg_sequence_last_value('bellwether.awake_hub'), 0);
+    until_ms bigint := coalesce(pg_sequence_last_value('bellwether.awake_until'), 0);
 BEGIN
-    IF coalesce(pg_sequence_last_value('bellwether.awake_until'), 0) < now_ms + promise_ms / 2 THEN
-        PERFORM setval('bellwether.awake_until', now_ms + promise_ms);
+    IF promise_ms > 0 AND holder <> hub AND until_ms < now_ms THEN
+        -- One claims it at a time. Who hears the same bell finds it claimed.
+        PERFORM pg_advisory_xact_lock(hashtextextended('bellwether.advance', 0));
+        until_ms := coalesce(pg_sequence_last_value('bellwether.awake_until'), 0);
+        IF until_ms < now_ms THEN
+            PERFORM setval('bellwether.awake_hub', hub);
+            holder := hub;
+        END IF;
+    END IF;
+    IF holder <> hub AND until_ms >= now_ms THEN
+        RETURN 'other';
+    ELSIF promise_ms > 0 THEN
+        -- Renewed only once half of it is gone: a hub promises with every look.
+        IF until_ms < now_ms + promise_ms / 2 THEN
+            PERFORM setval('bellwether.awake_until', now_ms + promise_ms);
+        END IF;
+        RETURN 'me';
+    ELSIF holder = hub THEN
+        RETURN 'me';
+    ELSIF holder = 0 THEN
+        RETURN 'nobody';
+    ELSIF until_ms = 0 THEN
+        RETURN 'lapsing';
+    ELSE
+        RETURN 'abandoned';
     END IF;
 END $$;
 
@@ -54,6 +88,9 @@ END $$;
 -- cleared. Whoever goes on looking until all below the fence have ended therefore
 -- misses nobody. A snapshot's xmax would not do: it is one more than the newest
 -- transaction that has *ended*, and says nothing of those that run beyond it.
+--
+-- If another hub has taken over meanwhile, this takes that one's promise back,
+-- which costs a ring and no more: it promises anew with its next look.
 CREATE FUNCTION bellwether.lapse(OUT fence bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -61,3 +98,27 @@ BEGIN
     PERFORM setval('bellwether.awake_until', 0);
     fence := pg_current_xact_id()::text::bigint;
 END $$;
+
+-- Says that the stragglers have come in, too.
+CREATE FUNCTION bellwether.sleep(hub bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF pg_sequence_last_value('bellwether.awake_hub') = hub THEN
+        PERFORM setval('bellwether.awake_hub', 0);
+    END IF;
+END $$;
+
+-- How many hubs are connected, dead ones excepted: each listener holds this lock in
+-- shared mode. Ask for the lock's number here, so that both mean the same.
+CREATE FUNCTION bellwether.hub_lock() RETURNS bigint
+LANGUAGE sql IMMUTABLE RETURN hashtextextended('bellwether.hub', 0);
+
+CREATE FUNCTION bellwether.count_hubs() RETURNS bigint
+LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    SELECT count(*) FROM pg_locks
+    WHERE pg_locks.locktype = 'advisory' AND pg_locks.mode = 'ShareLock' AND pg_locks.granted
+        AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (pg_locks.classid::bigint << 32 | pg_locks.objid::bigint) = bellwether.hub_lock();
+END;

@@ -42,23 +42,25 @@ BEGIN ATOMIC
     WHERE span.begins < span.ends;
 END;
 
--- Looks for what has committed and numbers it. One statement, one round trip, in
--- autocommit: a caller that vanishes leaves nothing locked behind.
+-- Looks for what has committed and numbers it, unless another hub is awake to do
+-- so. One statement, one round trip, in autocommit: a caller that vanishes leaves
+-- nothing locked behind.
 --
--- `promise_ms`: first promise to look for that long (0: promise nothing).
+-- `hub`, `promise_ms`: who asks, and for how long it promises to look (0: not at all).
 -- `known_head`, `known_looked`: `head` and `looked` of the caller's last advance,
 -- so that a look begins where the last empty one ended; NULL at first. Only the
 -- look relies on them: what is numbered goes by the newest batch alone.
 --
--- Returns the head after it, the snapshot up to which all is numbered, that
--- snapshot's xmin for `lapse`'s fence, and how many events it numbered.
+-- Returns who is awake, as `promise` does, the stream's epoch and its head; and if it was for
+-- this hub to look, the snapshot up to which all is numbered, that snapshot's xmin for
+-- `lapse`'s fence, and how many events it numbered.
 --
 -- The order: transactions by the last event each of them inserted, and the events
 -- of one together, as inserted. If A committed before some event of B went in,
 -- that event's id is larger than all of A's, so A comes first.
 CREATE FUNCTION bellwether.advance(
-    promise_ms integer, known_head bigint, known_looked pg_snapshot,
-    OUT head bigint, OUT looked pg_snapshot, OUT looked_xmin bigint, OUT numbered bigint
+    hub bigint, promise_ms integer, known_head bigint, known_looked pg_snapshot,
+    OUT awake text, OUT epoch text, OUT head bigint, OUT looked pg_snapshot, OUT looked_xmin bigint, OUT numbered bigint
 )
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -77,16 +79,22 @@ BEGIN
         RAISE 'bellwether.advance needs READ COMMITTED, not %: it must see what committed while it waited for its lock',
             upper(current_setting('transaction_isolation'));
     END IF;
-    IF promise_ms > 0 THEN
-        PERFORM bellwether.promise(promise_ms);
-    END IF;
+    awake := bellwether.promise(hub, promise_ms);
     numbered := 0;
 
-    -- The cheap look: no lock, and nothing written where nothing is new.
-    SELECT batch.last_seq, CASE WHEN batch.last_seq = known_head THEN known_looked ELSE batch.seen END
-    INTO STRICT head, looked
+    SELECT epoch.id INTO STRICT epoch FROM bellwether.epoch ORDER BY epoch.n DESC LIMIT 1;
+    SELECT batch.last_seq, batch.seen INTO STRICT head, looked
     FROM bellwether.batch ORDER BY batch.last_seq DESC LIMIT 1;
 
+    IF awake = 'other' THEN
+        looked := NULL;
+        RETURN;
+    END IF;
+
+    -- The cheap look: no lock, and nothing written where nothing is new.
+    IF known_head = head AND known_looked IS NOT NULL THEN
+        looked := known_looked;
+    END IF;
     SELECT pg_current_snapshot(), EXISTS (SELECT FROM bellwether.unseen(looked))
     INTO known_looked, found_new;
 

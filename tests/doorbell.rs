@@ -9,7 +9,7 @@ use std::{
 use tokio::{task::JoinSet, time};
 use tokio_postgres::{AsyncMessage, NoTls};
 
-use crate::harness::{Hub, TestDatabase, connect, private_postgres, within};
+use crate::harness::{Hub, TestDatabase, connect, eventually, private_postgres, within};
 
 const INSERT: &str = "INSERT INTO events (name) VALUES ('tick')";
 
@@ -162,7 +162,8 @@ async fn the_safety_poll_finds_what_nobody_rang_for() {
     .await
     .unwrap();
     assert_eq!(client.event().await.name, "silent");
-    assert_eq!(hub.metric("bellwether_safety_poll_events_total").await, 1);
+    let found = async || hub.metric("bellwether_safety_poll_events_total").await;
+    eventually("it is counted", 1, found).await;
 }
 
 /// Bulk loads, dead rows and size must not turn a look into a scan of the table.

@@ -11,8 +11,12 @@ mod harness;
 mod demo;
 /// Who is woken by what, and how rarely.
 mod doorbell;
+/// What is not a continuation, and what is.
+mod epochs;
 /// Paths, methods, headers, HTTP/2, health.
 mod http;
+/// Several hubs on one database.
+mod instances;
 /// Everything once, in one order, whatever writers do.
 mod order;
 /// Bad input and bad surroundings, each with its clear error.

@@ -60,27 +60,32 @@ impl Client {
     /// The next event, heartbeats included.
     #[track_caller]
     pub(crate) fn event(&mut self) -> impl Future<Output = Message> {
-        within("an event", async {
-            loop {
-                match self.wait().await {
-                    Delivery::Event(message) => return message,
-                    Delivery::Retry(_) => {}
-                    Delivery::End => panic!("the stream has ended"),
-                }
-            }
-        })
+        within("an event", self.wait_for_event())
     }
 
     /// The next events that are not heartbeats.
-    pub(crate) async fn events(&mut self, count: usize) -> Vec<Message> {
-        let mut events = Vec::new();
-        while events.len() < count {
-            let event = self.event().await;
-            if event.name != "heartbeat" {
-                events.push(event);
+    #[track_caller]
+    pub(crate) fn events(&mut self, count: usize) -> impl Future<Output = Vec<Message>> {
+        within("some events", async move {
+            let mut events = Vec::new();
+            while events.len() < count {
+                let event = self.wait_for_event().await;
+                if event.name != "heartbeat" {
+                    events.push(event);
+                }
+            }
+            events
+        })
+    }
+
+    async fn wait_for_event(&mut self) -> Message {
+        loop {
+            match self.wait().await {
+                Delivery::Event(message) => return message,
+                Delivery::Retry(_) => {}
+                Delivery::End => panic!("the stream has ended"),
             }
         }
-        events
     }
 
     /// Whether nothing but heartbeats comes for a while.

@@ -20,6 +20,15 @@ pub struct Cursor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch(u32);
 
+/// An epoch that another one continues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ancestor {
+    /// Which.
+    pub epoch: Epoch,
+    /// The last number that both have in common.
+    pub until: u64,
+}
+
 /// The text is not a cursor (or not an epoch).
 #[derive(Debug, PartialEq, Eq)]
 pub struct InvalidCursor;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    Cursor, Epoch, Filter, Frame, Ring, Subscription,
+    Ancestor, Cursor, Epoch, Filter, Frame, Ring, Subscription,
     lanes::{LaneId, Lanes},
 };
 
@@ -45,6 +45,8 @@ pub struct Hub {
 struct State {
     /// `None` before the stream is open, and once the hub is closed.
     epoch: Option<Epoch>,
+    /// The epochs that this one continues, oldest first.
+    ancestors: Vec<Ancestor>,
     /// Counts openings and closings: a subscription belongs to one.
     generation: u64,
     ring: Ring,
@@ -54,6 +56,18 @@ struct State {
 /// The hub does not know the stream yet, or is closed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotOpen;
+
+/// Where a cursor stands in the present stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At this position: all before it is the same in both.
+    Here(Cursor),
+    /// After this position, in numbers that were given again since: what the client has of
+    /// them is not part of this stream.
+    After(Cursor),
+    /// It is of a stream that has nothing to do with this one.
+    Nowhere,
+}
 
 /// Where the last n events of a filter begin, as far as the ring can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +85,7 @@ pub enum Rewind {
 
 /// Where a subscription belongs.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct Berth {
     generation: u64,
     lane: LaneId,
 }
@@ -106,6 +120,7 @@ impl Hub {
     pub fn new(limits: Limits) -> Arc<Self> {
         let state = State {
             epoch: None,
+            ancestors: Vec::new(),
             generation: 0,
             ring: Ring::new(0, limits.ring_frames, limits.ring_bytes),
             lanes: Lanes::default(),
@@ -123,7 +138,7 @@ impl Hub {
     ///
     /// # Panics
     /// If the frames have holes or do not end at `head`.
-    pub fn open(&self, epoch: Epoch, head: u64, recent: Vec<Frame>) {
+    pub fn open(&self, epoch: Epoch, ancestors: Vec<Ancestor>, head: u64, recent: Vec<Frame>) {
         let floor = recent.first().map_or(head, |oldest| oldest.seq - 1);
         let mut ring = Ring::new(floor, self.limits.ring_frames, self.limits.ring_bytes);
         for frame in recent {
@@ -133,6 +148,7 @@ impl Hub {
 
         let mut state = self.write();
         let old_lanes = state.begin(Some(epoch));
+        state.ancestors = ancestors;
         state.ring = ring;
         self.sent.store(head, Ordering::Release);
         drop(state);
@@ -184,7 +200,7 @@ impl Hub {
         }
         let seq = from.map_or(state.ring.head(), |cursor| cursor.seq);
         let (lane, queue) = state.lanes.join(&filter);
-        let place = Place {
+        let berth = Berth {
             generation: state.generation,
             lane,
         };
@@ -192,7 +208,7 @@ impl Hub {
         let cursor = Cursor { epoch, seq };
         Ok(Subscription::new(
             Arc::clone(self),
-            place,
+            berth,
             filter,
             cursor,
             queue,
@@ -205,6 +221,36 @@ impl Hub {
         Some(Cursor {
             epoch,
             seq: self.sent(),
+        })
+    }
+
+    /// Where a cursor stands in the present stream, whichever it is from.
+    ///
+    /// # Errors
+    /// If the hub is not open.
+    pub fn place(&self, cursor: Cursor) -> Result<Place, NotOpen> {
+        let state = self.read();
+        let epoch = state.epoch.ok_or(NotOpen)?;
+        if cursor.epoch == epoch {
+            return Ok(Place::Here(cursor));
+        }
+        let mut later = state
+            .ancestors
+            .iter()
+            .skip_while(|ancestor| ancestor.epoch != cursor.epoch);
+        let Some(own) = later.next() else {
+            return Ok(Place::Nowhere);
+        };
+        // A later epoch may have begun even before that.
+        let until = later.fold(own.until, |until, ancestor| until.min(ancestor.until));
+        let here = Cursor {
+            epoch,
+            seq: cursor.seq.min(until),
+        };
+        Ok(if cursor.seq <= until {
+            Place::Here(here)
+        } else {
+            Place::After(here)
         })
     }
 
@@ -246,9 +292,9 @@ impl Hub {
     }
 
     /// Reads on from a subscription's position.
-    pub(crate) fn read_ring(&self, place: Place, filter: &Filter, from: u64) -> Read {
+    pub(crate) fn read_ring(&self, berth: Berth, filter: &Filter, from: u64) -> Read {
         let state = self.read();
-        if state.generation != place.generation {
+        if state.generation != berth.generation {
             return Read::Closed;
         }
         if from >= state.ring.head() {
@@ -273,11 +319,11 @@ impl Hub {
         Read::Bytes(bytes.freeze(), seq)
     }
 
-    pub(crate) fn leave(&self, place: Place) {
+    pub(crate) fn leave(&self, berth: Berth) {
         let mut state = self.write();
         // The lanes of another generation went with it.
-        if state.generation == place.generation {
-            state.lanes.leave(place.lane);
+        if state.generation == berth.generation {
+            state.lanes.leave(berth.lane);
         }
     }
 
@@ -313,3 +359,39 @@ impl fmt::Display for NotOpen {
 }
 
 impl std::error::Error for NotOpen {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_of_ancestors() {
+        let epoch = Epoch::new;
+        let cursor = |number, seq| Cursor {
+            epoch: epoch(number),
+            seq,
+        };
+        let hub = Hub::new(Limits::default());
+        assert_eq!(hub.place(cursor(4, 1)), Err(NotOpen));
+        // The third began before the place where the second did.
+        let ancestors = [(1, 100), (2, 80), (3, 120)];
+        let ancestors = ancestors.map(|(number, until)| Ancestor {
+            epoch: epoch(number),
+            until,
+        });
+        hub.open(epoch(4), ancestors.to_vec(), 130, Vec::new());
+        for (asked, expected) in [
+            (cursor(4, 125), Place::Here(cursor(4, 125))),
+            (cursor(4, 999), Place::Here(cursor(4, 999))),
+            (cursor(3, 120), Place::Here(cursor(4, 120))),
+            (cursor(3, 121), Place::After(cursor(4, 120))),
+            (cursor(2, 80), Place::Here(cursor(4, 80))),
+            (cursor(2, 81), Place::After(cursor(4, 80))),
+            (cursor(1, 80), Place::Here(cursor(4, 80))),
+            (cursor(1, 90), Place::After(cursor(4, 80))),
+            (cursor(9, 5), Place::Nowhere),
+        ] {
+            assert_eq!(hub.place(asked), Ok(expected), "{asked}");
+        }
+    }
+}

@@ -32,10 +32,10 @@ mod ring;
 mod subscription;
 mod topic;
 
-pub use cursor::{Cursor, Epoch, InvalidCursor};
+pub use cursor::{Ancestor, Cursor, Epoch, InvalidCursor};
 pub use event::{Event, Frame};
 pub use filter::{Filter, InvalidFilter, MAX_PATTERNS};
-pub use hub::{Hub, Limits, NotOpen, Rewind};
+pub use hub::{Hub, Limits, NotOpen, Place, Rewind};
 pub use ring::Ring;
 pub use subscription::{Next, Subscription};
 pub use topic::{InvalidTopic, MAX_TOPIC_BYTES, Pattern, Topic};

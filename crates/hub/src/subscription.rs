@@ -11,14 +11,14 @@ use tokio_util::sync::ReusableBoxFuture;
 
 use crate::{
     Cursor, Filter, Hub,
-    hub::{Place, Read},
+    hub::{Berth, Read},
     lanes::{Batch, Queue},
 };
 
 /// A client's handle on its lane, with its cursor. Leaves the lane when dropped.
 pub struct Subscription {
     hub: Arc<Hub>,
-    place: Place,
+    berth: Berth,
     filter: Filter,
     cursor: Cursor,
     mode: Mode,
@@ -54,14 +54,14 @@ pub enum Next {
 impl Subscription {
     pub(crate) fn new(
         hub: Arc<Hub>,
-        place: Place,
+        berth: Berth,
         filter: Filter,
         cursor: Cursor,
         queue: Queue,
     ) -> Self {
         Self {
             hub,
-            place,
+            berth,
             filter,
             cursor,
             mode: Mode::Replaying,
@@ -76,7 +76,7 @@ impl Subscription {
                 Mode::Replaying => {
                     match self
                         .hub
-                        .read_ring(self.place, &self.filter, self.cursor.seq)
+                        .read_ring(self.berth, &self.filter, self.cursor.seq)
                     {
                         Read::Bytes(bytes, seq) => {
                             self.cursor.seq = seq;
@@ -144,7 +144,7 @@ async fn recv(mut queue: Queue) -> (Result<Batch, RecvError>, Queue) {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.hub.leave(self.place);
+        self.hub.leave(self.berth);
     }
 }
 
@@ -172,7 +172,7 @@ mod tests {
             ring_frames,
             ..Limits::default()
         });
-        hub.open(EPOCH, 0, Vec::new());
+        hub.open(EPOCH, Vec::new(), 0, Vec::new());
         hub
     }
 
@@ -268,7 +268,7 @@ mod tests {
         let mut replaying = subscribe(&hub, ">", Some(0));
         let mut live = subscribe(&hub, ">", None);
         assert_eq!(poll(&mut live), None);
-        hub.open(EPOCH, 0, Vec::new());
+        hub.open(EPOCH, Vec::new(), 0, Vec::new());
         assert_eq!(poll(&mut replaying), Some(Next::Closed));
         assert_eq!(poll(&mut live), Some(Next::Closed));
         let mut late = subscribe(&hub, ">", None);

@@ -1,5 +1,6 @@
 //! What can go wrong with the database.
 
+use hub::Epoch;
 use std::{fmt, time::Duration};
 use tokio_postgres::error::SqlState;
 
@@ -36,6 +37,8 @@ pub enum Error {
     NotListening,
     /// The server closed the connection.
     Closed,
+    /// Another epoch has begun: this one's numbers are not continued.
+    EpochEnded(Epoch),
     /// A row that is not what this program writes.
     Decode(String),
 }
@@ -108,6 +111,7 @@ impl fmt::Display for Error {
                  Connect to Postgres directly",
             ),
             Self::Closed => f.write_str("the server closed the connection"),
+            Self::EpochEnded(epoch) => write!(f, "the epoch {epoch} has ended"),
             Self::Decode(what) => write!(f, "a row cannot be read: {what}"),
         }
     }

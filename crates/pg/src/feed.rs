@@ -1,6 +1,6 @@
 //! The stream as it grows: batch after batch, over as many connections as it takes.
 
-use hub::{Epoch, Event};
+use hub::{Ancestor, Cursor, Epoch, Event};
 use std::time::Duration;
 use tokio::{sync::watch, time};
 use tokio_postgres::Statement;
@@ -18,13 +18,15 @@ pub struct Feed {
     database: Database,
     doorbell: Doorbell,
     metrics: Metrics,
+    /// This hub's number among those on the database: random, as nobody gives them out.
+    hub: i64,
     /// Most events to begin with.
     recent: usize,
     link: watch::Sender<Link>,
     backoff: Backoff,
     session: Option<Session>,
-    /// The stream that is followed and the last event that was handed out.
-    at: Option<(Epoch, u64)>,
+    /// The last event that was handed out.
+    at: Option<Cursor>,
 }
 
 /// What happened to the stream.
@@ -34,6 +36,8 @@ pub enum Update {
     Opened {
         /// Its epoch.
         epoch: Epoch,
+        /// The epochs that it continues, oldest first.
+        ancestors: Vec<Ancestor>,
         /// Number of its newest event.
         head: u64,
         /// The newest events, up to `head`.
@@ -54,7 +58,6 @@ struct Session {
     sequencer: Sequencer,
     after: Statement,
     epoch: Epoch,
-    head: u64,
 }
 
 impl Feed {
@@ -64,6 +67,7 @@ impl Feed {
             database,
             doorbell,
             metrics,
+            hub: fastrand::i64(1..),
             recent,
             link: watch::Sender::new(Link::Down("not connected yet".to_owned())),
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
@@ -102,104 +106,156 @@ impl Feed {
         let session = match &mut self.session {
             Some(session) => session,
             none => {
-                none.insert(Session::connect(&self.database, &self.doorbell, &self.metrics).await?)
+                let (doorbell, metrics) = (self.doorbell.clone(), self.metrics.clone());
+                let session =
+                    Session::connect(&self.database, self.hub, doorbell, metrics, self.at);
+                none.insert(session.await?)
             }
         };
-        let (epoch, seq) = match self.at {
-            Some((epoch, seq)) if epoch == session.epoch && seq <= session.head => (epoch, seq),
+        let at = match self.at {
+            Some(at) if at.epoch == session.epoch => at,
             _ => {
-                let (epoch, head) = (session.epoch, session.head);
-                let recent = session.recent(self.recent).await?;
-                self.metrics.read.inc_by(recent.len() as u64);
-                tracing::info!(%epoch, head, recent = recent.len(), "following the stream");
-                self.at = Some((epoch, head));
-                return Ok(Update::Opened {
+                let update = session.open(self.recent).await?;
+                let Update::Opened {
                     epoch,
                     head,
                     recent,
+                    ..
+                } = &update
+                else {
+                    return Ok(update);
+                };
+                tracing::info!(%epoch, head, recent = recent.len(), "following the stream");
+                self.metrics.read.inc_by(recent.len() as u64);
+                self.at = Some(Cursor {
+                    epoch: *epoch,
+                    seq: *head,
                 });
+                return Ok(update);
             }
         };
-        if session.head == seq {
+        let mut head = session.sequencer.head();
+        if head == at.seq {
             // Nothing left to read, so this is where it is not behind.
             set(&self.link, Link::Up);
-            session.head = session.sequencer.wait_for_events().await?;
+            head = session.sequencer.wait_for_events().await?;
         }
-        let events = read_after(session.sequencer.client(), &session.after, seq).await?;
-        let Some(last) = events.last().map(|event| event.seq) else {
-            return Err(Error::Decode(format!(
-                "nothing follows {seq}, though {} exists",
-                session.head
-            )));
-        };
-        if events[0].seq != seq + 1 {
-            return Err(Error::Decode(format!("{} follows {seq}", events[0].seq)));
-        }
-        let behind = session.head.saturating_sub(last);
+        let events = session.read_on(at.seq).await?;
+        let seq = events.last().map_or(at.seq, |event| event.seq);
+        let behind = head.saturating_sub(seq);
         if behind > PAGE_EVENTS.unsigned_abs() {
             set(&self.link, Link::Down(format!("{behind} events behind")));
         }
         self.metrics.read.inc_by(events.len() as u64);
-        self.at = Some((epoch, last));
-        Ok(Update::Grown { epoch, events })
+        self.at = Some(Cursor { seq, ..at });
+        Ok(Update::Grown {
+            epoch: at.epoch,
+            events,
+        })
     }
 }
 
 impl Session {
     async fn connect(
         database: &Database,
-        doorbell: &Doorbell,
-        metrics: &Metrics,
+        hub: i64,
+        doorbell: Doorbell,
+        metrics: Metrics,
+        known: Option<Cursor>,
     ) -> Result<Self, Error> {
         let client = database.connect().await?;
-        let failed = |error| Error::Query("read the epoch", error);
+        let failed = |error| Error::Query("join the stream", error);
+        let known_epoch = known.map(|known| known.epoch.to_string());
+        let known_head = known.and_then(|known| i64::try_from(known.seq).ok());
+        let connect = "SELECT epoch, head FROM bellwether.connect($1, $2)";
         let row = client
-            .query_one(
-                "SELECT id FROM bellwether.epoch ORDER BY n DESC LIMIT 1",
-                &[],
-            )
+            .query_one(connect, &[&known_epoch, &known_head])
             .await
             .map_err(failed)?;
-        let epoch: &str = row.get(0);
-        let epoch = epoch
-            .parse()
-            .map_err(|_| Error::Decode(format!("{epoch:?} is no epoch")))?;
+        let epoch = parse_epoch(row.get(0))?;
+        let at = Cursor {
+            epoch,
+            seq: row.get::<_, i64>(1).unsigned_abs(),
+        };
         let after = client.prepare(AFTER).await.map_err(failed)?;
-        let mut sequencer = Sequencer::new(client, doorbell.clone(), metrics.clone()).await?;
-        let head = sequencer.look_now().await?;
+        let sequencer = Sequencer::new(client, hub, doorbell, metrics, at).await?;
         Ok(Self {
             sequencer,
             after,
             epoch,
+        })
+    }
+
+    /// The stream as it stands.
+    async fn open(&self, most: usize) -> Result<Update, Error> {
+        let head = self.sequencer.head();
+        let recent = self.recent(head, most).await?;
+        let ancestors =
+            "SELECT id, lead(after_seq) OVER (ORDER BY n) FROM bellwether.epoch ORDER BY n";
+        let rows = self.sequencer.client().query(ancestors, &[]).await;
+        let rows = rows.map_err(|error| Error::Query("read the epochs", error))?;
+        let mut ancestors = Vec::new();
+        for row in &rows {
+            // The newest has none after it, and is no ancestor of itself.
+            if let Some(until) = row.get::<_, Option<i64>>(1) {
+                let epoch = parse_epoch(row.get(0))?;
+                ancestors.push(Ancestor {
+                    epoch,
+                    until: until.unsigned_abs(),
+                });
+            }
+        }
+        Ok(Update::Opened {
+            epoch: self.epoch,
+            ancestors,
             head,
+            recent,
         })
     }
 
     /// The newest events.
-    async fn recent(&self, most: usize) -> Result<Vec<Event>, Error> {
-        let mut recent = Vec::new();
-        let mut seq = self.head.saturating_sub(most as u64);
-        while seq < self.head {
+    async fn recent(&self, head: u64, most: usize) -> Result<Vec<Event>, Error> {
+        let mut recent: Vec<Event> = Vec::new();
+        let mut seq = head.saturating_sub(most as u64);
+        while seq < head {
             let mut page = read_after(self.sequencer.client(), &self.after, seq).await?;
-            let Some(last) = page.last() else {
-                return Err(Error::Decode(format!(
-                    "nothing follows {seq}, though {} exists",
-                    self.head
-                )));
-            };
-            seq = last.seq;
-            if page[0].seq
-                != recent
-                    .last()
-                    .map_or(page[0].seq, |event: &Event| event.seq + 1)
-            {
+            let Some(last) = page.last() else { break };
+            let is_next = recent
+                .last()
+                .is_none_or(|event| event.seq + 1 == page[0].seq);
+            if !is_next {
                 // Older ones were deleted meanwhile.
                 recent.clear();
             }
+            seq = last.seq;
             recent.append(&mut page);
+        }
+        // What another hub numbers meanwhile comes later; and if the newest are gone, there
+        // is nothing that ends where the stream does.
+        recent.retain(|event| event.seq <= head);
+        if recent.last().is_some_and(|event| event.seq < head) {
+            recent.clear();
         }
         Ok(recent)
     }
+
+    /// A page of what follows a position, which exists. Other hubs are told meanwhile.
+    async fn read_on(&mut self, seq: u64) -> Result<Vec<Event>, Error> {
+        self.sequencer.announce().await?;
+        let events = read_after(self.sequencer.client(), &self.after, seq).await?;
+        match events.first() {
+            Some(first) if first.seq == seq + 1 => Ok(events),
+            Some(first) => Err(Error::Decode(format!("{} follows {seq}", first.seq))),
+            None => Err(Error::Decode(format!(
+                "nothing follows {seq}, though there is more"
+            ))),
+        }
+    }
+}
+
+fn parse_epoch(text: &str) -> Result<Epoch, Error> {
+    text.parse()
+        .map_err(|_| Error::Decode(format!("{text:?} is no epoch")))
 }
 
 /// Tells the watchers, if it is news.

@@ -19,6 +19,7 @@
 
 mod backoff;
 mod database;
+mod doorbell;
 mod error;
 mod events_table;
 mod feed;
@@ -30,11 +31,12 @@ mod sequencer;
 
 pub use backoff::Backoff;
 pub use database::Database;
+pub use doorbell::Doorbell;
 pub use error::{Error, chain};
 pub use events_table::EventsTable;
 pub use feed::{Feed, Update};
 pub use history::History;
-pub use listener::{Doorbell, Listener};
+pub use listener::Listener;
 pub use metrics::Metrics;
 pub use schema::migrate;
 

@@ -1,24 +1,21 @@
 //! The one connection that listens.
 
-use std::{convert::Infallible, future::poll_fn, sync::Arc, time::Duration};
-use tokio::{
-    sync::{Notify, watch},
-    time,
-};
+use hub::Cursor;
+use std::{convert::Infallible, future::poll_fn, time::Duration};
+use tokio::{sync::watch, time};
 use tokio_postgres::{AsyncMessage, Client, Connection, Socket, tls::NoTlsStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Backoff, Database, Error, Link, Metrics};
+use crate::{Backoff, Database, Doorbell, Error, Link, Metrics};
+
+/// The lock is what other hubs count, to know whether anybody wants announcements. It goes
+/// with the session.
+const LISTEN: &str = "LISTEN bellwether; SELECT pg_advisory_lock_shared(bellwether.hub_lock())";
 
 /// How often the session is asked whether it still listens. A peer's kernel may answer
 /// keepalive probes for a session that is long dead.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What the listener hears and the sequencer waits for. One slot: ringing twice before
-/// anybody looks is ringing once.
-#[derive(Clone, Debug, Default)]
-pub struct Doorbell(Arc<Notify>);
 
 /// Listens on the channel `bellwether`, on a connection of its own, and reconnects.
 #[derive(Debug)]
@@ -28,25 +25,6 @@ pub struct Listener {
     metrics: Metrics,
     link: watch::Sender<Link>,
 }
-
-// === impl Doorbell ===
-
-impl Doorbell {
-    /// Wakes who waits, or else the next one who will.
-    pub fn ring(&self) {
-        self.0.notify_one();
-    }
-
-    /// Waits until somebody rings, or has rung since the last time.
-    ///
-    /// # Cancel safety
-    /// A ring that was not waited for to the end stays for the next time.
-    pub async fn rung(&self) {
-        self.0.notified().await;
-    }
-}
-
-// === impl Listener ===
 
 impl Listener {
     /// A listener that will ring this bell.
@@ -100,10 +78,7 @@ impl Listener {
     ) -> Result<Infallible, Error> {
         loop {
             match poll_fn(|cx| connection.poll_message(cx)).await {
-                Some(Ok(AsyncMessage::Notification(_))) => {
-                    self.metrics.rings.inc();
-                    self.doorbell.ring();
-                }
+                Some(Ok(AsyncMessage::Notification(heard))) => self.hear(heard.payload()),
                 Some(Ok(_notice)) => {}
                 Some(Err(error)) => return Err(Error::Query("go on listening", error)),
                 None => return Err(Error::Closed),
@@ -111,10 +86,23 @@ impl Listener {
         }
     }
 
+    /// Anybody may notify, so what is no announcement is taken for a ring, which costs a look.
+    fn hear(&self, payload: &str) {
+        match payload.parse::<Cursor>() {
+            Ok(head) => {
+                self.metrics.announcements.inc();
+                self.doorbell.announce(head);
+            }
+            Err(_) => {
+                self.metrics.rings.inc();
+                self.doorbell.ring();
+            }
+        }
+    }
+
     /// Listens first, then has somebody look at what happened before, then keeps asking.
     async fn attend(&self, client: &Client, backoff: &mut Backoff) -> Result<Infallible, Error> {
-        let listen = client.batch_execute("LISTEN bellwether");
-        within("LISTEN", listen).await?;
+        within("LISTEN", client.batch_execute(LISTEN)).await?;
         self.metrics.listens.inc();
         self.doorbell.ring();
         self.link.send_replace(Link::Up);

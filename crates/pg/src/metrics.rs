@@ -5,8 +5,12 @@ use prometheus_client::{metrics::counter::Counter, registry::Registry};
 /// Counters of one instance. A clone counts into the same ones.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    /// Notifications heard.
+    /// Rings heard.
     pub rings: Counter,
+    /// Batches heard of, numbered here or by another hub.
+    pub announcements: Counter,
+    /// Times this hub took over numbering.
+    pub takeovers: Counter,
     /// Times the listener began to listen.
     pub listens: Counter,
     /// Calls of `advance`.
@@ -25,7 +29,17 @@ impl Metrics {
     /// Registers all of them.
     pub fn register(&self, registry: &mut Registry) {
         let all = [
-            ("doorbell_rings", "Notifications heard", &self.rings),
+            ("doorbell_rings", "Rings heard", &self.rings),
+            (
+                "announcements",
+                "Batches heard of, numbered here or by another hub",
+                &self.announcements,
+            ),
+            (
+                "takeovers",
+                "Times this hub took over numbering",
+                &self.takeovers,
+            ),
             (
                 "listens",
                 "Times the listener began to listen",

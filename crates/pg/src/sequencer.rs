@@ -1,30 +1,35 @@
 //! When to look for new events, and for how long to go on.
 //!
 //! ```text
-//!            rung, or the safety poll finds something
-//!   ASLEEP ──────────────────────────────────────────► AWAKE
-//!      ▲                                               │  ▲
-//!      │ all that ran when the promise                 │  │ rung
-//!      │ was taken back has ended                quiet │  │
-//!      │                                               ▼  │
-//!      └──────────────────────────────────────────── LAPSING
+//!            rung, or a promise was broken                 another is awake
+//!   ASLEEP ─────────────────────────────────► AWAKE ─────────────────────────► FOLLOWING
+//!      ▲                                      │  ▲                                │
+//!      │ all that ran when the promise  quiet │  │ rung                           │
+//!      │ was taken back has ended             ▼  │                                │
+//!      ├──────────────────────────────────── LAPSING                              │
+//!      │                        the other took its promise back                   │
+//!      └──────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! Awake, it has promised to look, so writers do not ring. Lapsing, it has taken the promise
 //! back: new writers ring, and it looks now and then for those that saw the promise and have
 //! not committed yet. Network drivers treat interrupts the same way (Linux NAPI).
+//!
+//! Of several hubs on one database, the one that answers the bell first is awake, and the
+//! others follow: they are told of each batch, and watch that the promise is kept.
 
+use hub::{Cursor, Epoch};
 use std::time::Duration;
 use tokio::time::{self, Instant};
 use tokio_postgres::{Client, Statement, types::ToSql};
 
-use crate::{Doorbell, Error, Metrics};
+use crate::{Doorbell, Error, Metrics, doorbell::Call};
 
-/// For how long a look promises the next ones. The shorter, the sooner writers ring for
-/// another instance if this one dies; much longer than any pause between two looks.
+/// For how long a look promises the next ones. The shorter, the sooner another hub takes
+/// over if this one dies; much longer than any pause between two looks.
 const PROMISE: Duration = Duration::from_millis(250);
 
-/// How long it stays awake after the last event. Bounds the notifications to ten a second.
+/// How long it stays awake after the last event. Bounds the rings to ten a second.
 const LINGER: Duration = Duration::from_millis(100);
 
 /// Pauses between looks while awake: short after an event, longer when there was none.
@@ -34,24 +39,45 @@ const AWAKE_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::f
 /// is left to wait for.
 const LAPSING_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
+/// How often a follower sees for itself whether the promise is kept.
+const FOLLOWING_PAUSE: Duration = PROMISE;
+
 /// Between looks while asleep. Finds what nobody rings for: a restored dump, triggers that
-/// were switched off, a hub that died while awake.
+/// were switched off, what a hub that died while lapsing was waiting for.
 const SAFETY_POLL: Duration = Duration::from_secs(1);
 
 /// How long one look may take. Numbering a load of millions of rows takes seconds.
 const LOOK_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Numbers what has committed, at the right moments, on one connection.
+/// How often the hubs are counted, to know whether anybody wants announcements.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+
+const ADVANCE: &str = "
+    SELECT awake, epoch, head, looked::text, looked_xmin, numbered
+    FROM bellwether.advance($1, $2, $3, $4::text::pg_snapshot)";
+
+/// Numbers what has committed, at the right moments, on one connection; or hears that
+/// another hub does.
 #[derive(Debug)]
 pub(crate) struct Sequencer {
     client: Client,
     advance: Statement,
-    lapse: Statement,
+    /// This hub's number among those on the database.
+    hub: i64,
     doorbell: Doorbell,
     metrics: Metrics,
     state: State,
-    /// The newest number in the stream, and the snapshot up to which nothing is missing in it.
-    known: Option<(u64, String)>,
+    epoch: Epoch,
+    /// The newest number in the stream.
+    head: u64,
+    /// The snapshot up to which nothing is missing in the stream, if this hub has looked.
+    looked: Option<String>,
+    /// Events that the safety poll found and nobody has rung for yet.
+    unrung: u64,
+    /// Whether the other hubs know of the head, as far as it is up to this one.
+    is_announced: bool,
+    /// Whether there are other hubs, and when that was last counted.
+    others: (bool, Option<Instant>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,46 +91,64 @@ enum State {
     },
     /// Has taken the promise back; waits for all transactions below the fence to end.
     Lapsing { pause: Duration, fence: i64 },
+    /// Another hub has promised to look.
+    Following,
 }
 
 /// What one look found.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Look {
+    awake: Awake,
     /// Whether the stream grew, whoever numbered.
     grew: bool,
+    /// How many events this look numbered.
+    numbered: u64,
     /// All transactions below this one had ended when it looked.
     ended_below: i64,
 }
 
+/// Who is awake, as the database has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awake {
+    Nobody,
+    Me,
+    Other,
+    /// Nobody, but another hub waits for stragglers.
+    OtherLapsing,
+    /// Nobody, though another hub had promised.
+    Abandoned,
+}
+
 impl Sequencer {
-    /// Takes over a connection. Starts awake: it does not know what happened before.
+    /// Takes over a connection to a stream. Starts awake, unless another hub is: it does
+    /// not know what happened before.
     pub(crate) async fn new(
         client: Client,
+        hub: i64,
         doorbell: Doorbell,
         metrics: Metrics,
+        at: Cursor,
     ) -> Result<Self, Error> {
-        let failed = |error| Error::Query("prepare to look for events", error);
-        let advance = client
-            .prepare(
-                "SELECT head, looked::text, looked_xmin, numbered
-                 FROM bellwether.advance($1, $2, $3::text::pg_snapshot)",
-            )
-            .await
-            .map_err(failed)?;
-        let lapse = client
-            .prepare("SELECT bellwether.lapse()")
-            .await
-            .map_err(failed)?;
-        let state = State::awake();
-        Ok(Self {
+        let advance = client.prepare(ADVANCE).await;
+        let mut sequencer = Self {
+            advance: advance.map_err(|error| Error::Query("prepare to look for events", error))?,
             client,
-            advance,
-            lapse,
+            hub,
             doorbell,
             metrics,
-            state,
-            known: None,
-        })
+            state: State::awake(),
+            epoch: at.epoch,
+            head: at.seq,
+            looked: None,
+            unrung: 0,
+            is_announced: true,
+            others: (false, None),
+        };
+        let look = sequencer.look(true).await?;
+        if look.awake == Awake::Other {
+            sequencer.state = State::Following;
+        }
+        Ok(sequencer)
     }
 
     /// The connection, for reading what was numbered.
@@ -112,112 +156,177 @@ impl Sequencer {
         &self.client
     }
 
-    /// Looks at once. Returns the newest number in the stream.
-    pub(crate) async fn look_now(&mut self) -> Result<u64, Error> {
-        self.look(true).await?;
-        Ok(self.head())
+    /// The newest number in the stream, as far as is known.
+    pub(crate) fn head(&self) -> u64 {
+        self.head
     }
 
     /// Waits until there are events beyond what is known; returns the newest one's number.
     pub(crate) async fn wait_for_events(&mut self) -> Result<u64, Error> {
         while !self.step().await? {}
-        Ok(self.head())
+        Ok(self.head)
     }
 
-    /// One pause and one look, and what follows from it. Returns whether the stream grew.
+    /// One pause, one look, and what follows from it. Returns whether the stream grew.
     async fn step(&mut self) -> Result<bool, Error> {
-        match self.state {
-            State::Asleep => {
-                let rung = self.rung_within(SAFETY_POLL).await;
-                let look = self.look(rung).await?;
-                if rung || look.grew {
-                    self.state = State::awake();
-                }
-                Ok(look.grew)
+        let call = time::timeout(
+            self.state.pause(),
+            self.doorbell.call(self.epoch, self.head),
+        )
+        .await;
+        if let Ok(Call::Announced(head)) = call {
+            self.head = head;
+            if matches!(self.state, State::Asleep) {
+                self.state = State::Following;
             }
-            State::Awake { pause, last_event } => {
-                self.rung_within(pause).await;
-                let look = self.look(true).await?;
-                self.state = if look.grew {
-                    State::awake()
-                } else if last_event.elapsed() < LINGER {
-                    let pause = (pause * 2).min(AWAKE_PAUSE.1);
-                    State::Awake { pause, last_event }
-                } else {
-                    let fence = self.lapse().await?;
-                    State::Lapsing {
-                        pause: LAPSING_PAUSE.0,
-                        fence,
-                    }
-                };
-                Ok(look.grew)
-            }
-            State::Lapsing { pause, fence } => {
-                let rung = self.rung_within(pause).await;
-                let look = self.look(rung).await?;
-                self.state = if rung {
-                    State::awake()
-                } else if look.ended_below > fence {
-                    // That look came after the last of them, so it missed none.
-                    self.metrics.sleeps.inc();
-                    State::Asleep
-                } else {
-                    let pause = (pause * 2).min(LAPSING_PAUSE.1);
-                    State::Lapsing { pause, fence }
-                };
-                Ok(look.grew)
-            }
+            return Ok(true);
         }
+        let is_rung = call.is_ok();
+        let look = self
+            .look(is_rung || matches!(self.state, State::Awake { .. }))
+            .await?;
+        self.watch_for_silence(is_rung, &look);
+
+        self.state = match (self.state, look.awake) {
+            (_, Awake::Other) => State::Following,
+            _ if is_rung => State::awake(),
+            (State::Asleep | State::Following, Awake::Abandoned) => {
+                tracing::info!("taking over from a hub that does not look any more");
+                self.metrics.takeovers.inc();
+                State::awake()
+            }
+            // This hub has promised, and then not looked for longer than that.
+            (State::Following, Awake::Me) => State::awake(),
+            (State::Asleep | State::Awake { .. }, _) if look.grew => State::awake(),
+            (State::Asleep | State::Following, _) => State::Asleep,
+            (State::Awake { pause, last_event }, _) if last_event.elapsed() < LINGER => {
+                State::Awake {
+                    pause: (pause * 2).min(AWAKE_PAUSE.1),
+                    last_event,
+                }
+            }
+            (State::Awake { .. }, _) => {
+                let fence = self.lapse().await?;
+                State::Lapsing {
+                    pause: LAPSING_PAUSE.0,
+                    fence,
+                }
+            }
+            // That look came after the last of them had ended, so it missed none.
+            (State::Lapsing { fence, .. }, _) if look.ended_below > fence => {
+                self.sleep().await?;
+                State::Asleep
+            }
+            (State::Lapsing { pause, fence }, _) => State::Lapsing {
+                pause: (pause * 2).min(LAPSING_PAUSE.1),
+                fence,
+            },
+        };
+        Ok(look.grew)
     }
 
-    async fn rung_within(&self, pause: Duration) -> bool {
-        time::timeout(pause, self.doorbell.rung()).await.is_ok()
-    }
-
-    /// Numbers what is new; with a promise, writers need not ring for a while.
+    /// Numbers what is new, if that is for this hub to do; with a promise, writers need not
+    /// ring for a while.
     async fn look(&mut self, promise: bool) -> Result<Look, Error> {
         let promise_ms = if promise {
             i32::try_from(PROMISE.as_millis()).expect("it is short")
         } else {
             0
         };
-        let (head, looked) = match &self.known {
-            Some((head, looked)) => (i64::try_from(*head).ok(), Some(looked.as_str())),
-            None => (None, None),
-        };
-        let known: [&(dyn ToSql + Sync); 3] = [&promise_ms, &head, &looked];
-        let asked = self.client.query_one(&self.advance, &known);
-        let row = time::timeout(LOOK_TIMEOUT, asked)
-            .await
+        let head = i64::try_from(self.head).ok();
+        let known: [&(dyn ToSql + Sync); 4] = [&self.hub, &promise_ms, &head, &self.looked];
+        let asked = time::timeout(LOOK_TIMEOUT, self.client.query_one(&self.advance, &known)).await;
+        let row = asked
             .map_err(|_| Error::TimedOut("look for events", LOOK_TIMEOUT))?
             .map_err(|error| Error::Query("look for events", error))?;
 
-        let head = u64::try_from(row.get::<_, i64>(0))
-            .map_err(|_| Error::Decode("a negative head".to_owned()))?;
-        let numbered = u64::try_from(row.get::<_, i64>(3)).unwrap_or(0);
-        let grew = self.known.as_ref().is_some_and(|(known, _)| head != *known);
-        self.metrics.looks.inc();
-        self.metrics.numbered.inc_by(numbered);
-        if self.state == State::Asleep && !promise {
-            self.metrics.found_by_safety_poll.inc_by(numbered);
+        if row.get::<_, &str>(1).parse() != Ok(self.epoch) {
+            return Err(Error::EpochEnded(self.epoch));
         }
-        self.known = Some((head, row.get(1)));
-        Ok(Look {
-            grew,
-            ended_below: row.get(2),
-        })
+        let head = row.get::<_, i64>(2).unsigned_abs();
+        let look = Look {
+            awake: Awake::parse(row.get(0))?,
+            grew: head > self.head,
+            numbered: row.get::<_, i64>(5).unsigned_abs(),
+            ended_below: row.get::<_, Option<i64>>(4).unwrap_or(0),
+        };
+        self.metrics.looks.inc();
+        self.metrics.numbered.inc_by(look.numbered);
+        self.is_announced &= look.numbered == 0;
+        self.head = head;
+        self.looked = row.get(3);
+        Ok(look)
+    }
+
+    /// Counts what the safety poll finds and nobody rings for. A ring may come a moment after
+    /// the poll, so it is counted when this hub falls asleep again without having heard any.
+    fn watch_for_silence(&mut self, is_rung: bool, look: &Look) {
+        match self.state {
+            _ if is_rung => self.unrung = 0,
+            State::Asleep if look.awake == Awake::Nobody => self.unrung += look.numbered,
+            State::Lapsing { .. } => {
+                self.metrics
+                    .found_by_safety_poll
+                    .inc_by(std::mem::take(&mut self.unrung));
+            }
+            _ => {}
+        }
     }
 
     /// Takes the promise back. All who saw it have transaction ids below the fence.
     async fn lapse(&self) -> Result<i64, Error> {
-        let row = self.client.query_one(&self.lapse, &[]).await;
+        let row = self
+            .client
+            .query_one("SELECT bellwether.lapse()", &[])
+            .await;
         Ok(row
             .map_err(|error| Error::Query("take back the promise to look", error))?
             .get(0))
     }
 
-    fn head(&self) -> u64 {
-        self.known.as_ref().map_or(0, |(head, _)| *head)
+    async fn sleep(&self) -> Result<(), Error> {
+        self.metrics.sleeps.inc();
+        let slept = self
+            .client
+            .execute("SELECT bellwether.sleep($1)", &[&self.hub])
+            .await;
+        slept.map_err(|error| Error::Query("fall asleep", error))?;
+        Ok(())
+    }
+
+    /// Tells the other hubs, if there are any, of what this one has numbered.
+    ///
+    /// In a transaction of its own and without waiting for the disk: a commit that notifies
+    /// holds a lock of the whole cluster for as long as it takes. What is told is durable.
+    pub(crate) async fn announce(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.is_announced, true) || !self.has_others().await? {
+            return Ok(());
+        }
+        let head = Cursor {
+            epoch: self.epoch,
+            seq: self.head,
+        };
+        let announce = format!(
+            "BEGIN; SET LOCAL synchronous_commit = off; SELECT pg_notify('bellwether', '{head}'); COMMIT"
+        );
+        let announced = self.client.batch_execute(&announce).await;
+        announced.map_err(|error| Error::Query("announce a batch", error))
+    }
+
+    async fn has_others(&mut self) -> Result<bool, Error> {
+        let (has_others, counted) = self.others;
+        if counted.is_some_and(|at| at.elapsed() < COUNT_INTERVAL) {
+            return Ok(has_others);
+        }
+        let row = self
+            .client
+            .query_one("SELECT bellwether.count_hubs() > 1", &[])
+            .await;
+        let has_others = row
+            .map_err(|error| Error::Query("count the hubs", error))?
+            .get(0);
+        self.others = (has_others, Some(Instant::now()));
+        Ok(has_others)
     }
 }
 
@@ -227,5 +336,27 @@ impl State {
             pause: AWAKE_PAUSE.0,
             last_event: Instant::now(),
         }
+    }
+
+    /// How long to wait for a call before the next look.
+    fn pause(self) -> Duration {
+        match self {
+            Self::Asleep => SAFETY_POLL,
+            Self::Awake { pause, .. } | Self::Lapsing { pause, .. } => pause,
+            Self::Following => FOLLOWING_PAUSE,
+        }
+    }
+}
+
+impl Awake {
+    fn parse(text: &str) -> Result<Self, Error> {
+        Ok(match text {
+            "nobody" => Self::Nobody,
+            "me" => Self::Me,
+            "other" => Self::Other,
+            "lapsing" => Self::OtherLapsing,
+            "abandoned" => Self::Abandoned,
+            _ => return Err(Error::Decode(format!("{text:?} is awake"))),
+        })
     }
 }

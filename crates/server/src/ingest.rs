@@ -10,9 +10,12 @@ pub async fn ingest(mut feed: Feed, hub: &Hub) {
         match feed.next().await {
             Update::Opened {
                 epoch,
+                ancestors,
                 head,
                 recent,
-            } => hub.open(epoch, head, frames(epoch, recent)),
+            } => {
+                hub.open(epoch, ancestors, head, frames(epoch, recent));
+            }
             Update::Grown { epoch, events } => hub.publish(frames(epoch, events)),
         }
     }

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use http::{HeaderValue, Response, header};
 use http_body_util::Either;
-use hub::{Cursor, Filter, NotOpen, Rewind, Subscription};
+use hub::{Cursor, Filter, NotOpen, Place, Rewind, Subscription};
 use std::{fmt, time::Duration};
 use tokio::time::{self, Instant};
 
@@ -72,17 +72,34 @@ async fn subscribe(app: &App, query: StreamQuery) -> Result<(Subscription, Optio
             let seq = rewind(app, &filter, count).await?;
             (Some(Cursor { seq, ..head }), None)
         }
-        Start::After(text) => match text.parse::<Cursor>() {
-            Ok(cursor) if cursor.epoch == head.epoch && is_reached(app, cursor).await? => {
-                (Some(cursor), None)
-            }
-            Ok(cursor) if cursor.epoch != head.epoch => {
-                from_oldest(app, head, "epoch", &text).await?
-            }
-            _ => from_oldest(app, head, "unknown", &text).await?,
-        },
+        Start::After(text) => resume(app, head, &text).await?,
     };
     Ok((app.hub.subscribe(filter, cursor)?, gap))
+}
+
+/// Where a client goes on that has been here before; and what it is told, if not where it was.
+async fn resume(
+    app: &App,
+    head: Cursor,
+    asked: &str,
+) -> Result<(Option<Cursor>, Option<Gap>), NotNow> {
+    let Ok(cursor) = asked.parse::<Cursor>() else {
+        return from_oldest(app, head, "unknown", asked).await;
+    };
+    match app.hub.place(cursor)? {
+        Place::Here(cursor) if is_reached(app, cursor).await? => Ok((Some(cursor), None)),
+        Place::Here(_) => from_oldest(app, head, "unknown", asked).await,
+        Place::After(to) => {
+            let gap = Gap {
+                reason: "epoch",
+                from: control::excerpt(asked),
+                to,
+                missing: None,
+            };
+            Ok((Some(to), Some(gap)))
+        }
+        Place::Nowhere => from_oldest(app, head, "epoch", asked).await,
+    }
 }
 
 /// Whether a position of this epoch exists. This instance may be some milliseconds behind

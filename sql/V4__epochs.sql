@@ -1,0 +1,75 @@
+-- Epochs: when the numbers so far cannot simply be continued.
+
+-- To be called by every hub that connects, with what it knows of the stream, if
+-- anything. Opens a new epoch where that is due, and returns the newest and its head.
+--
+-- Due it is in another place than the epoch was opened in: a dump was restored, the
+-- database copied, the server upgraded. Transaction ids are then those of somebody
+-- else. And due it is if the stream went backwards: after a failover that lost its
+-- tail, numbers that clients have seen would be given again.
+CREATE FUNCTION bellwether.connect(
+    known_epoch text, known_head bigint, OUT epoch text, OUT head bigint
+)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    newest bellwether.epoch;
+    here record;
+BEGIN
+    SELECT * INTO here FROM bellwether.here();
+    FOR attempt IN 1..2 LOOP
+        SELECT * INTO STRICT newest FROM bellwether.epoch ORDER BY epoch.n DESC LIMIT 1;
+        SELECT batch.last_seq INTO STRICT head FROM bellwether.batch ORDER BY batch.last_seq DESC LIMIT 1;
+        epoch := newest.id;
+        IF (newest.system_identifier, newest.database) IS NOT DISTINCT FROM (here.system_identifier, here.database)
+            AND (known_epoch IS DISTINCT FROM newest.id OR known_head <= head)
+        THEN
+            RETURN;
+        END IF;
+        -- Once more with the lock: another hub may be opening it.
+        PERFORM pg_advisory_xact_lock(hashtextextended('bellwether.advance', 0));
+    END LOOP;
+
+    IF (newest.system_identifier, newest.database) IS DISTINCT FROM (here.system_identifier, here.database) THEN
+        head := bellwether.rebaseline();
+    END IF;
+    INSERT INTO bellwether.epoch (after_seq, system_identifier, database)
+    VALUES (head, here.system_identifier, here.database)
+    RETURNING epoch.id INTO epoch;
+END $$;
+
+-- Makes a stream whose transaction ids come from elsewhere one of this place. What was
+-- never numbered is numbered now; ids that would one day be drawn here again, and be
+-- taken for new events then, are made ones of the past. Needs the lock of `advance`.
+CREATE FUNCTION bellwether.rebaseline(OUT head bigint)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+-- Once over everything: here the plans that are right for all else are the wrong ones.
+SET enable_seqscan = on
+SET enable_bitmapscan = on
+SET enable_hashjoin = on
+SET enable_mergejoin = on
+AS $$
+DECLARE
+    oldest_running xid8 := pg_snapshot_xmin(pg_current_snapshot());
+BEGIN
+    SELECT batch.last_seq INTO STRICT head FROM bellwether.batch ORDER BY batch.last_seq DESC LIMIT 1;
+
+    WITH fresh AS MATERIALIZED (
+        SELECT event.id, max(event.id) OVER (PARTITION BY event.xid) AS last_id
+        FROM bellwether.event
+        WHERE NOT EXISTS (SELECT FROM bellwether.stream WHERE stream.event_id = event.id)
+    ), placed AS (
+        INSERT INTO bellwether.stream (seq, event_id)
+        SELECT rebaseline.head + row_number() OVER (ORDER BY fresh.last_id, fresh.id), fresh.id FROM fresh
+    ), recorded AS (
+        INSERT INTO bellwether.batch (last_seq, seen)
+        SELECT rebaseline.head + count(*), pg_current_snapshot() FROM fresh
+        ON CONFLICT (last_seq) DO UPDATE SET seen = excluded.seen
+    )
+    SELECT head + count(*) INTO head FROM fresh;
+
+    UPDATE bellwether.event SET xid = '3'
+    FROM bellwether.stream
+    WHERE stream.event_id = event.id AND event.xid >= oldest_running;
+END $$;

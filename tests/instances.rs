@@ -1,0 +1,266 @@
+use nix::sys::signal::{Signal, kill};
+use sse::Message;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    task::JoinSet,
+    time::{self, Instant},
+};
+
+use crate::harness::{Client, Hub, TestDatabase, eventually, within};
+
+const INSERT: &str = "INSERT INTO events (name) VALUES ('n')";
+
+fn seq(event: &Message) -> u64 {
+    event.id.split_once('-').unwrap().1.parse().unwrap()
+}
+
+async fn start(database: &TestDatabase, count: usize) -> Vec<Hub> {
+    let mut hubs = vec![Hub::start(database).await];
+    while hubs.len() < count {
+        hubs.push(Hub::start(database).await);
+    }
+    hubs
+}
+
+async fn opened(hub: &Hub) -> Client {
+    let mut client = hub.stream("topic=events").await;
+    client.opened().await;
+    client
+}
+
+async fn numbered(hub: &Hub) -> u64 {
+    hub.metric("bellwether_events_numbered_total").await
+}
+
+/// Writers that insert as fast as they can until they are told to stop.
+struct Writers {
+    done: Arc<AtomicBool>,
+    running: JoinSet<u64>,
+}
+
+impl Writers {
+    async fn start(database: &TestDatabase, count: usize, pause: Duration) -> Self {
+        let done = Arc::new(AtomicBool::new(false));
+        let mut running = JoinSet::new();
+        for _ in 0..count {
+            let (psql, done) = (database.connect().await, Arc::clone(&done));
+            running.spawn(async move {
+                let insert = psql.prepare(INSERT).await.unwrap();
+                let mut inserted = 0;
+                while !done.load(Ordering::Relaxed) {
+                    inserted += psql.execute(&insert, &[]).await.unwrap();
+                    time::sleep(pause).await;
+                }
+                inserted
+            });
+        }
+        Self { done, running }
+    }
+
+    async fn stop(self) -> u64 {
+        self.done.store(true, Ordering::Relaxed);
+        within("the writers", self.running.join_all())
+            .await
+            .into_iter()
+            .sum()
+    }
+}
+
+/// Reads up to this number, which must come without holes.
+async fn read_to(client: &mut Client, from: u64, to: u64) {
+    for expected in from..=to {
+        let event = client.events(1).await.remove(0);
+        assert_eq!(seq(&event), expected, "neither hole nor double");
+    }
+}
+
+#[tokio::test]
+async fn one_numbers_and_the_others_hear_of_it() {
+    let database = TestDatabase::create().await;
+    let hubs = start(&database, 3).await;
+    for hub in &hubs {
+        hub.is_asleep().await;
+    }
+    let mut clients = Vec::new();
+    for hub in &hubs {
+        clients.push(opened(hub).await);
+    }
+    let writers = Writers::start(&database, 2, Duration::from_millis(1)).await;
+    time::sleep(Duration::from_secs(2)).await;
+    let inserted = writers.stop().await;
+    for client in &mut clients {
+        read_to(client, 1, inserted).await;
+    }
+    let mut shares = Vec::new();
+    for hub in &hubs {
+        shares.push(numbered(hub).await);
+        assert_eq!(hub.metric("bellwether_safety_poll_events_total").await, 0);
+        assert!(
+            hub.metric("bellwether_announcements_total").await > 100,
+            "each batch is announced"
+        );
+        hub.is_asleep().await;
+    }
+    assert_eq!(
+        shares.iter().sum::<u64>(),
+        inserted,
+        "each is numbered once"
+    );
+    shares.sort_unstable();
+    assert_eq!(
+        shares[..2],
+        [0, 0],
+        "one of them numbers as long as it is awake"
+    );
+}
+
+/// A single event now and then, with everybody asleep in between, reaches all of them by
+/// bell and announcement: not one waits for a safety poll.
+#[tokio::test]
+async fn a_lone_insert_reaches_all() {
+    let database = TestDatabase::create().await;
+    let hubs = start(&database, 3).await;
+    let mut clients = Vec::new();
+    for hub in &hubs {
+        clients.push(opened(hub).await);
+    }
+    let psql = database.connect().await;
+    for number in 1..=10 {
+        for hub in &hubs {
+            hub.is_asleep().await;
+        }
+        psql.batch_execute(INSERT).await.unwrap();
+        for client in &mut clients {
+            read_to(client, number, number).await;
+        }
+    }
+    for hub in &hubs {
+        assert_eq!(hub.metric("bellwether_safety_poll_events_total").await, 0);
+    }
+}
+
+/// The hub that numbers is struck; the others go on without it. Returns the time until an
+/// event that was inserted afterwards is through.
+async fn strike(strike: impl AsyncFnOnce(Hub) -> Option<Hub>) -> Duration {
+    let database = TestDatabase::create().await;
+    let mut hubs = start(&database, 3).await;
+    let mut clients = Vec::new();
+    for hub in &hubs {
+        clients.push(opened(hub).await);
+    }
+    let writers = Writers::start(&database, 2, Duration::from_millis(1)).await;
+    for client in &mut clients {
+        read_to(client, 1, 200).await;
+    }
+    let mut busiest = 0;
+    for at in 1..hubs.len() {
+        if numbered(&hubs[at]).await > numbered(&hubs[busiest]).await {
+            busiest = at;
+        }
+    }
+    drop(clients.remove(busiest));
+    let struck = strike(hubs.remove(busiest)).await;
+    let began = Instant::now();
+
+    let newest = "SELECT max(id) FROM bellwether.event";
+    let newest: i64 = database
+        .connect()
+        .await
+        .query_one(newest, &[])
+        .await
+        .unwrap()
+        .get(0);
+    let mark = newest.unsigned_abs();
+    for client in &mut clients {
+        read_to(client, 201, mark).await;
+    }
+    let took = began.elapsed();
+    let inserted = writers.stop().await;
+    for client in &mut clients {
+        read_to(client, mark + 1, inserted).await;
+    }
+    drop(struck);
+    took
+}
+
+#[tokio::test]
+async fn another_takes_over_when_the_one_that_numbers_is_killed() {
+    let took = strike(async |hub| {
+        hub.kill().await;
+        None
+    })
+    .await;
+    eprintln!("killed: taken over within {took:?}");
+}
+
+#[tokio::test]
+async fn another_takes_over_when_the_one_that_numbers_hangs() {
+    let took = strike(async |hub| {
+        kill(hub.pid(), Signal::SIGSTOP).unwrap();
+        Some(hub)
+    })
+    .await;
+    eprintln!("stopped: taken over within {took:?}");
+}
+
+/// And when it goes on after a while, it does no harm.
+#[tokio::test]
+async fn one_that_wakes_up_late_follows() {
+    let database = TestDatabase::create().await;
+    let hubs = start(&database, 2).await;
+    let mut clients = [opened(&hubs[0]).await, opened(&hubs[1]).await];
+    let writers = Writers::start(&database, 2, Duration::from_millis(1)).await;
+    for round in 0..4 {
+        let frozen = &hubs[round % 2];
+        kill(frozen.pid(), Signal::SIGSTOP).unwrap();
+        time::sleep(Duration::from_millis(600)).await;
+        kill(frozen.pid(), Signal::SIGCONT).unwrap();
+        time::sleep(Duration::from_millis(300)).await;
+    }
+    let inserted = writers.stop().await;
+    for client in &mut clients {
+        read_to(client, 1, inserted).await;
+        assert!(client.is_quiet_for(Duration::from_millis(1500)).await);
+    }
+    assert_eq!(
+        numbered(&hubs[0]).await + numbered(&hubs[1]).await,
+        inserted
+    );
+}
+
+/// Ten hubs; clients hop from one to another with their cursor, while writers write.
+#[tokio::test]
+async fn a_client_that_changes_hubs_sees_no_difference() {
+    let database = TestDatabase::create().await;
+    let hubs = Arc::new(start(&database, 10).await);
+    let start = opened(&hubs[0]).await.cursor().to_owned();
+    let writers = Writers::start(&database, 4, Duration::from_millis(1)).await;
+    let mut clients = JoinSet::new();
+    for client in 0..10 {
+        let (hubs, mut cursor) = (Arc::clone(&hubs), start.clone());
+        clients.spawn(async move {
+            let mut seen = 0;
+            for hop in 0..30 {
+                let mut client = hubs[(client + hop) % hubs.len()]
+                    .resume("topic=events", &cursor)
+                    .await;
+                client.opened().await;
+                for event in client.events(fastrand::usize(0..60)).await {
+                    seen += 1;
+                    assert_eq!(seq(&event), seen, "{}: neither hole nor double", event.name);
+                }
+                client.cursor().clone_into(&mut cursor);
+            }
+        });
+    }
+    within("the clients", clients.join_all()).await;
+    let inserted = writers.stop().await;
+    let head = async || hubs[9].metric("bellwether_stream_head").await;
+    eventually("all of it is everywhere", inserted, head).await;
+}
