@@ -99,11 +99,13 @@ BEGIN
     fence := pg_current_xact_id()::text::bigint;
 END $$;
 
--- Says that the stragglers have come in, too.
+-- Says that the stragglers have come in, too. With the lock, so as not to wipe out
+-- the number of a hub that claims the promise at the same moment.
 CREATE FUNCTION bellwether.sleep(hub bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('bellwether.advance', 0));
     IF pg_sequence_last_value('bellwether.awake_hub') = hub THEN
         PERFORM setval('bellwether.awake_hub', 0);
     END IF;

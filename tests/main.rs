@@ -23,8 +23,12 @@ mod order;
 mod refusals;
 /// Cursors of every kind.
 mod resume;
+/// What is old is deleted, and told.
+mod retention;
 /// How streams end.
 mod shutdown;
+/// Clients that do not keep up.
+mod slow;
 /// An INSERT arrives, byte for byte.
 mod spine;
 /// The terminal client.

@@ -109,6 +109,20 @@ pub(crate) struct HubOptions {
     /// About how long a client is to wait before it reconnects
     #[arg(long, env = "BELLWETHER_RETRY", value_name = "TIME", default_value = "2s", value_parser = time)]
     pub(crate) retry: Duration,
+    /// Close a client that takes nothing for this long, though something is waiting for it
+    #[arg(long, env = "BELLWETHER_STALL_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = time)]
+    pub(crate) stall_timeout: Duration,
+    /// Delete events that were published longer ago than this; `0` keeps them
+    #[arg(long, env = "BELLWETHER_MAX_AGE", value_name = "TIME", default_value = "7d", value_parser = time_or_never)]
+    pub(crate) max_age: Duration,
+    /// Keep only so many of the newest events; `0` keeps all
+    #[arg(
+        long,
+        env = "BELLWETHER_MAX_EVENTS",
+        value_name = "N",
+        default_value_t = 0
+    )]
+    pub(crate) max_events: u64,
     /// How long to wait for clients to take their leave at the end
     #[arg(long, env = "BELLWETHER_GRACE", value_name = "TIME", default_value = "10s", value_parser = time)]
     pub(crate) grace: Duration,
@@ -147,11 +161,17 @@ pub(crate) struct TailOptions {
 }
 
 fn time(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("it must be more than nothing".to_owned()),
-        Ok(time) => Ok(time),
-        Err(error) => Err(error.to_string()),
+    match time_or_never(text)? {
+        Duration::ZERO => Err("it must be more than nothing".to_owned()),
+        time => Ok(time),
     }
+}
+
+fn time_or_never(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
 /// Prints help, the version, or what is wrong with the command line.

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, anyhow};
 use embedded::Postgres;
 use hub::{Hub, Limits};
-use pg::{Backoff, Database, Doorbell, EventsTable, Feed, History, Link, Listener};
+use pg::{Backoff, Database, Doorbell, EventsTable, Feed, History, Link, Listener, Retention};
 use server::{App, Health, Metrics, Settings};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -34,6 +34,8 @@ pub(crate) struct Instance {
     database: Database,
     listener: Listener,
     feed: Feed,
+    retention: Retention,
+    metrics: pg::Metrics,
     /// Up once the schema is what this program needs.
     schema: watch::Sender<Link>,
 }
@@ -193,6 +195,11 @@ impl Instance {
         let settings = Settings {
             heartbeat: options.heartbeat,
             retry: options.retry,
+            stall_timeout: options.stall_timeout,
+        };
+        let retention = Retention {
+            max_age: Some(options.max_age).filter(|age| !age.is_zero()),
+            max_events: Some(options.max_events).filter(|&events| events > 0),
         };
         let metrics = pg::Metrics::default();
         let doorbell = Doorbell::default();
@@ -216,6 +223,8 @@ impl Instance {
             database,
             listener,
             feed,
+            retention,
+            metrics,
             schema,
         }
     }
@@ -224,7 +233,10 @@ impl Instance {
     async fn run(self, has_events_table: bool, stop: CancellationToken) -> Result<()> {
         self.prepare_schema(has_events_table).await?;
         let follow = server::ingest(self.feed, &self.app.hub);
-        tokio::join!(self.listener.run(stop), follow);
+        let retain = self
+            .retention
+            .run(self.database, self.metrics, stop.clone());
+        tokio::join!(self.listener.run(stop), follow, retain);
         Ok(())
     }
 

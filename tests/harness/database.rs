@@ -8,6 +8,8 @@ use std::{
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
+use super::within;
+
 /// The server's folder goes with the run: its guard stops it when this process ends.
 static SERVER: OnceCell<Postgres> = OnceCell::const_new();
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -52,11 +54,9 @@ impl TestDatabase {
 
     /// Makes the table `events` and its trigger, after a hub has made the schema.
     pub(crate) async fn create_events_table(&self) {
-        self.connect()
-            .await
-            .batch_execute(include_str!("../../sql/events.sql"))
-            .await
-            .unwrap();
+        let psql = self.connect().await;
+        let create = psql.batch_execute(include_str!("../../sql/events.sql"));
+        within("the table events", create).await.unwrap();
     }
 }
 

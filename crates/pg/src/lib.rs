@@ -26,6 +26,7 @@ mod feed;
 mod history;
 mod listener;
 mod metrics;
+mod retention;
 mod schema;
 mod sequencer;
 
@@ -38,6 +39,7 @@ pub use feed::{Feed, Update};
 pub use history::History;
 pub use listener::Listener;
 pub use metrics::Metrics;
+pub use retention::Retention;
 pub use schema::migrate;
 
 /// Whether a connection does its work; if not, why.

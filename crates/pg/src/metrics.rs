@@ -21,6 +21,8 @@ pub struct Metrics {
     pub numbered: Counter,
     /// Events read from the stream, to be published.
     pub read: Counter,
+    /// Events deleted because they were old.
+    pub deleted: Counter,
     /// Events that only the safety poll found: somebody did not ring. The alarm.
     pub found_by_safety_poll: Counter,
 }
@@ -51,6 +53,11 @@ impl Metrics {
                 "events_numbered",
                 "Events numbered by this instance",
                 &self.numbered,
+            ),
+            (
+                "events_deleted",
+                "Events deleted because they were old",
+                &self.deleted,
             ),
             ("events_read", "Events read from the stream", &self.read),
             (

@@ -62,6 +62,11 @@ pub struct Settings {
     ///
     /// Each is told another time around it, as clients add no jitter of their own.
     pub retry: Duration,
+    /// How long a client may take nothing of what waits for it. Default: 30 s.
+    ///
+    /// Two heartbeats: whoever took none of them is not there. It loses nothing, as its
+    /// cursor is its own.
+    pub stall_timeout: Duration,
 }
 
 impl Default for Settings {
@@ -69,6 +74,7 @@ impl Default for Settings {
         Self {
             heartbeat: Duration::from_secs(15),
             retry: Duration::from_secs(2),
+            stall_timeout: Duration::from_secs(30),
         }
     }
 }

@@ -1,0 +1,124 @@
+use std::time::Duration;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time,
+};
+
+use crate::harness::{Hub, HubOptions, TestDatabase, eventually, within};
+
+/// A client that asks for a stream and then reads nothing.
+async fn stalled(hub: &Hub) -> TcpStream {
+    let mut stream = TcpStream::connect(hub.address).await.unwrap();
+    stream
+        .write_all(b"GET /v1/stream?topic=events HTTP/1.1\r\nHost: t\r\n\r\n")
+        .await
+        .unwrap();
+    stream
+}
+
+async fn clients(hub: &Hub) -> u64 {
+    hub.metric("bellwether_clients").await
+}
+
+/// Inserts so many rows of 100 kB, and returns when they are published.
+async fn insert(database: &TestDatabase, hub: &Hub, rows: u64) {
+    let head = hub.metric("bellwether_stream_head").await;
+    let insert = "INSERT INTO events (name, properties)
+        SELECT 'big', jsonb_build_object('text', repeat('x', 100000)) FROM generate_series(1, $1::bigint)";
+    let rows_wanted = i64::try_from(rows).unwrap();
+    database
+        .connect()
+        .await
+        .execute(insert, &[&rows_wanted])
+        .await
+        .unwrap();
+    let published = async || hub.metric("bellwether_stream_head").await;
+    eventually("it is published", head + rows, published).await;
+}
+
+fn resident_kib(hub: &Hub) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", hub.pid())).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_closed_and_can_come_back() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start_with(
+        &database,
+        HubOptions::args(&["--stall-timeout", "2s", "--heartbeat", "300ms"]),
+    )
+    .await;
+    let mut healthy = hub.stream("topic=events").await;
+    let cursor = healthy.opened().await.cursor().to_owned();
+    let quiet = stalled(&hub).await;
+    eventually("both are there", 2, async || clients(&hub).await).await;
+    insert(&database, &hub, 60).await;
+    healthy.events(60).await;
+    eventually("the one that reads nothing is closed", 1, async || {
+        clients(&hub).await
+    })
+    .await;
+    drop(quiet);
+    let mut back = hub.resume("topic=events", &cursor).await;
+    back.events(60).await;
+    // One for whom nothing happens reads nothing but heartbeats, and stays.
+    let idle = stalled(&hub).await;
+    eventually("it is there", 3, async || clients(&hub).await).await;
+    time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(
+        clients(&hub).await,
+        3,
+        "there was room for all that was sent"
+    );
+    drop(idle);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_a_little_stays() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start_with(&database, HubOptions::args(&["--stall-timeout", "2s"])).await;
+    let mut slow = stalled(&hub).await;
+    eventually("it is there", 1, async || clients(&hub).await).await;
+    insert(&database, &hub, 100).await;
+    for _ in 0..8 {
+        time::sleep(Duration::from_millis(500)).await;
+        // Enough for the kernel to tell the other side that there is room again.
+        let mut bytes = vec![0; 400_000];
+        within("some bytes", slow.read_exact(&mut bytes))
+            .await
+            .unwrap();
+    }
+    assert_eq!(clients(&hub).await, 1);
+}
+
+/// A hundred that read nothing, while 100 MB go by: what waits for them is bounded.
+#[tokio::test]
+async fn clients_that_read_nothing_cost_little() {
+    let database = TestDatabase::create().await;
+    let options = ["--ring-bytes", "4000000", "--ring-events", "100"];
+    let hub = Hub::start_with(&database, HubOptions::args(&options)).await;
+    let mut healthy = hub.stream("topic=events").await;
+    healthy.opened().await;
+    insert(&database, &hub, 200).await;
+    healthy.events(200).await;
+    let before = resident_kib(&hub);
+    let mut quiet = Vec::new();
+    for _ in 0..100 {
+        quiet.push(stalled(&hub).await);
+    }
+    eventually("all are there", 101, async || clients(&hub).await).await;
+    for _ in 0..10 {
+        insert(&database, &hub, 100).await;
+        healthy.events(100).await;
+    }
+    let grown = resident_kib(&hub).saturating_sub(before);
+    eprintln!("a hundred stalled clients: {grown} KiB more than before");
+    assert!(grown < 64 * 1024, "{grown} KiB");
+    drop(quiet);
+}
