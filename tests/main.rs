@@ -3,7 +3,8 @@
 //! Each test has a database of its own on one private server, and starts the hubs it needs
 //! as processes. Tests wait for facts, and every wait has a limit.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on says where
+// A test that cannot go on says where, and some have figures to tell.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
 mod harness;
 
@@ -33,3 +34,4 @@ mod slow;
 mod spine;
 /// The terminal client.
 mod tail;
+mod torture;

@@ -2,13 +2,19 @@
 
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Empty};
-use hyper::body::{Bytes, Incoming};
+use hyper::{
+    body::{Bytes, Incoming},
+    client::conn::http1,
+};
 use hyper_util::rt::TokioIo;
 use sse::{Decoder, Item, Message};
-use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, error::Error, net::SocketAddr, time::Duration};
 use tokio::{net::TcpStream, time};
 
 use super::within;
+
+/// How many of the bytes it receives a client keeps.
+const KEPT_BYTES: usize = 64 * 1024;
 
 /// A stream of `/v1/stream`.
 #[derive(Debug)]
@@ -20,7 +26,7 @@ pub(crate) struct Client {
     ready: VecDeque<Delivery>,
     /// The id of the last event that was taken out of `ready`.
     taken: String,
-    /// All bytes so far, if somebody wants to look at them.
+    /// The first bytes, if somebody wants to look at them.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -35,13 +41,22 @@ pub(crate) enum Delivery {
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr, query: &str, cursor: Option<&str>) -> Self {
+        Self::try_connect(address, query, cursor).await.unwrap()
+    }
+
+    /// The same, where the hub may be gone.
+    pub(crate) async fn try_connect(
+        address: SocketAddr,
+        query: &str,
+        cursor: Option<&str>,
+    ) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let path = format!("/v1/stream?{query}");
         let mut request = Request::get(path).header("Host", "test");
         if let Some(cursor) = cursor {
             request = request.header("Last-Event-ID", cursor);
         }
-        let response = send(address, request.body(Empty::new()).unwrap()).await;
-        Self {
+        let response = send(address, request.body(Empty::new())?).await?;
+        Ok(Self {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
             body: response.into_body(),
@@ -49,7 +64,7 @@ impl Client {
             ready: VecDeque::new(),
             taken: cursor.unwrap_or_default().to_owned(),
             bytes: Vec::new(),
-        }
+        })
     }
 
     /// What comes next, of any kind.
@@ -102,12 +117,12 @@ impl Client {
         time::timeout(pause, noise).await.is_err()
     }
 
-    /// The id to come back with after what was taken so far.
+    /// The id to come back with after what was taken so far; what it came with, as long as
+    /// it was given none.
     pub(crate) fn cursor(&self) -> &str {
-        if self.ready.is_empty() {
-            self.decoder.last_event_id()
-        } else {
-            &self.taken
+        match self.decoder.last_event_id() {
+            id if !id.is_empty() && self.ready.is_empty() => id,
+            _ => &self.taken,
         }
     }
 
@@ -124,7 +139,9 @@ impl Client {
     async fn wait(&mut self) -> Delivery {
         loop {
             if let Some(delivery) = self.ready.pop_front() {
-                if let Delivery::Event(message) = &delivery {
+                if let Delivery::Event(message) = &delivery
+                    && !message.id.is_empty()
+                {
                     self.taken.clone_from(&message.id);
                 }
                 return delivery;
@@ -137,7 +154,9 @@ impl Client {
     }
 
     fn take(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+        if self.bytes.len() < KEPT_BYTES {
+            self.bytes.extend_from_slice(bytes);
+        }
         self.decoder.feed(bytes);
         for item in &mut self.decoder {
             match item.unwrap() {
@@ -164,7 +183,7 @@ pub(crate) async fn request_whole(
     address: SocketAddr,
     request: Request<Empty<Bytes>>,
 ) -> (u16, HeaderMap, String) {
-    let response = send(address, request).await;
+    let response = send(address, request).await.unwrap();
     let (parts, body) = response.into_parts();
     let body = within("a whole answer", body.collect())
         .await
@@ -177,14 +196,15 @@ pub(crate) async fn request_whole(
     )
 }
 
-async fn send(address: SocketAddr, request: Request<Empty<Bytes>>) -> http::Response<Incoming> {
+async fn send(
+    address: SocketAddr,
+    request: Request<Empty<Bytes>>,
+) -> Result<http::Response<Incoming>, Box<dyn Error + Send + Sync>> {
     let sent = async {
-        let stream = TcpStream::connect(address).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .unwrap();
+        let stream = TcpStream::connect(address).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        sender.send_request(request).await.unwrap()
+        Ok(sender.send_request(request).await?)
     };
     within("an answer", sent).await
 }

@@ -1,6 +1,7 @@
 //! One private server for all tests of a run, and a database for each.
 
 use embedded::{Builder, Postgres};
+use nix::{sys::signal::kill, unistd::Pid};
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
@@ -74,10 +75,21 @@ pub(crate) async fn private_postgres(folder: &Path) -> Postgres {
     started.unwrap_or_else(|error| panic!("{}", pg::chain(&error)))
 }
 
-/// A folder that is new in this run.
+/// A folder that is new in this run. It cannot be removed at the end, when the server still
+/// has it, so it goes with the next run.
 fn folder(name: &str) -> PathBuf {
-    let folder =
-        std::env::temp_dir().join(format!("bellwether-tests-{}-{name}", std::process::id()));
+    let prefix = "bellwether-tests-";
+    for entry in std::fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+        let of = entry.file_name();
+        let of = of
+            .to_str()
+            .and_then(|of| of.strip_prefix(prefix)?.split('-').next()?.parse().ok());
+        if of.is_some_and(|pid| kill(Pid::from_raw(pid), None).is_err()) {
+            // Somebody else's, or being removed by another: not ours to worry about.
+            let _: std::io::Result<()> = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    let folder = std::env::temp_dir().join(format!("{prefix}{}-{name}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     folder
 }

@@ -44,6 +44,8 @@ pub(crate) struct Hub {
 pub(crate) struct HubOptions {
     pub(crate) listen: String,
     pub(crate) args: Vec<String>,
+    /// Whether to keep what it logs from the test's output.
+    pub(crate) is_quiet: bool,
 }
 
 impl Default for HubOptions {
@@ -51,6 +53,7 @@ impl Default for HubOptions {
         Self {
             listen: "127.0.0.1:0".to_owned(),
             args: Vec::new(),
+            is_quiet: false,
         }
     }
 }
@@ -93,11 +96,14 @@ impl Hub {
             .unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut stderr = child.stderr.take().unwrap();
+        let is_quiet = options.is_quiet;
         let log = tokio::spawn(async move {
             let mut log = Vec::new();
             let mut bytes = [0; 4096];
             while let Ok(read @ 1..) = stderr.read(&mut bytes).await {
-                eprint!("{}", String::from_utf8_lossy(&bytes[..read]));
+                if !is_quiet {
+                    eprint!("{}", String::from_utf8_lossy(&bytes[..read]));
+                }
                 log.extend_from_slice(&bytes[..read]);
             }
             String::from_utf8_lossy(&log).into_owned()

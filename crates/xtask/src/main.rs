@@ -12,6 +12,8 @@ usage: cargo xtask <verb>
   test    all tests, against a private Postgres that they start themselves
   check   format, lints, documentation and that benches compile, warnings denied
   ci      check, then test
+  torture [SECONDS] [SEED]
+          writers, clients and hubs under faults, 600 s by default
   bench   all benches (some minutes), figures in target/criterion";
 
 /// Programs the tests use as a person would, and the packages that have them.
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         "test" => test(),
         "check" => check(),
         "ci" => check().and_then(|()| test()),
+        "torture" => torture(),
         "bench" => cargo(&["bench", "--bench", "*"]),
         _ => Err(USAGE.to_owned()),
     };
@@ -46,6 +49,22 @@ fn test() -> Result<(), String> {
         }
     }
     cargo(&["test", "--workspace"])
+}
+
+fn torture() -> Result<(), String> {
+    let mut args = env::args().skip(2);
+    let seconds = args.next().unwrap_or_else(|| "600".to_owned());
+    let mut settings = vec![("BELLWETHER_TORTURE_SECONDS", seconds)];
+    settings.extend(args.next().map(|seed| ("BELLWETHER_TORTURE_SEED", seed)));
+    let only = ["torture::nothing", "--nocapture"];
+    cargo_with(
+        &settings,
+        &[
+            &["test", "--release", "--test", "end_to_end", "--"][..],
+            &only,
+        ]
+        .concat(),
+    )
 }
 
 fn check() -> Result<(), String> {
@@ -69,12 +88,16 @@ fn check() -> Result<(), String> {
 
 /// Runs cargo, and says what is being run.
 fn cargo(args: &[&str]) -> Result<(), String> {
+    cargo_with(&[("RUSTDOCFLAGS", "-D warnings".to_owned())], args)
+}
+
+fn cargo_with(settings: &[(&str, String)], args: &[&str]) -> Result<(), String> {
     let said = format!("cargo {}", args.join(" "));
     eprintln!("+ {said}");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .args(args)
-        .env("RUSTDOCFLAGS", "-D warnings")
+        .envs(settings.iter().cloned())
         .status();
     match status {
         Ok(status) if status.success() => Ok(()),

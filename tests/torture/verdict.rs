@@ -1,0 +1,85 @@
+//! Whether what clients saw is what was committed.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{client::Seen, writer::Committed};
+
+/// The stream, as it stands in the database.
+pub(super) type Table = Vec<(u64, String)>;
+
+/// Compares all sides. Panics at the first difference.
+pub(super) fn check(table: &Table, seen: &[Seen], ledger: &[Committed]) {
+    assert!(
+        table.iter().map(|(seq, _)| *seq).eq(1..=table.len() as u64),
+        "numbers have no holes"
+    );
+    let names: Vec<&str> = table.iter().map(|(_, name)| name.as_str()).collect();
+    assert_eq!(
+        names.iter().collect::<HashSet<_>>().len(),
+        names.len(),
+        "each has one number"
+    );
+
+    for (number, client) in seen.iter().enumerate() {
+        for (at, (name, expected)) in client.events.iter().zip(&names).enumerate() {
+            assert_eq!(name, expected, "client {number} at {}", at + 1);
+        }
+        assert_eq!(
+            client.events.len(),
+            names.len(),
+            "client {number} has seen all"
+        );
+    }
+
+    let position: HashMap<&str, usize> = names
+        .iter()
+        .enumerate()
+        .map(|(at, &name)| (name, at))
+        .collect();
+    let mut facts = vec![None; names.len()];
+    for transaction in ledger {
+        let at: Vec<usize> = transaction
+            .rows
+            .iter()
+            .map(|(name, _)| position[name.as_str()])
+            .collect();
+        assert!(
+            at.windows(2).all(|pair| pair[1] == pair[0] + 1),
+            "together: {transaction:?}"
+        );
+        for (place, (_, inserted)) in at.iter().zip(&transaction.rows) {
+            facts[*place] = Some((*inserted, transaction.at));
+        }
+    }
+    // Backwards: nothing that stands later may have been over before this one began.
+    let mut earliest_commit = u64::MAX;
+    for (at, (inserted, committed)) in facts
+        .into_iter()
+        .enumerate()
+        .rev()
+        .filter_map(|(at, fact)| Some((at, fact?)))
+    {
+        assert!(earliest_commit > inserted, "{} comes too early", names[at]);
+        earliest_commit = earliest_commit.min(committed);
+    }
+}
+
+/// The verdict must be able to say no.
+#[test]
+fn it_notices_what_is_skipped_repeated_or_swapped() {
+    let table: Table = (1..=50).map(|seq| (seq, format!("n{seq}"))).collect();
+    let seen = |change: fn(&mut Vec<String>)| {
+        let mut events: Vec<String> = table.iter().map(|(_, name)| name.clone()).collect();
+        change(&mut events);
+        [Seen {
+            events,
+            connections: 1,
+        }]
+    };
+    let notices = |seen: [Seen; 1]| std::panic::catch_unwind(|| check(&table, &seen, &[])).is_err();
+    assert!(!notices(seen(|_| {})));
+    assert!(notices(seen(|events| drop(events.remove(20)))));
+    assert!(notices(seen(|events| events.insert(20, "n20".to_owned()))));
+    assert!(notices(seen(|events| events.swap(20, 21))));
+    assert!(notices(seen(|events| events.truncate(49))));
+}
