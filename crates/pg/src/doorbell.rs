@@ -16,6 +16,7 @@ pub struct Doorbell(Arc<Bell>);
 struct Bell {
     heard: Notify,
     is_rung: AtomicBool,
+    is_heard: AtomicBool,
     announced: Mutex<Option<Cursor>>,
 }
 
@@ -39,6 +40,15 @@ impl Doorbell {
     pub fn announce(&self, head: Cursor) {
         *self.announced() = Some(head);
         self.0.heard.notify_one();
+    }
+
+    /// Says whether anybody would hear it ring. Nobody does at first.
+    pub(crate) fn set_heard(&self, is_heard: bool) {
+        self.0.is_heard.store(is_heard, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_heard(&self) -> bool {
+        self.0.is_heard.load(Ordering::Relaxed)
     }
 
     /// Waits until somebody rings or has rung since the last time, or a head is announced

@@ -70,7 +70,7 @@ impl Feed {
             hub: fastrand::i64(1..),
             recent,
             link: watch::Sender::new(Link::Down("not connected yet".to_owned())),
-            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(1)),
             session: None,
             at: None,
         }

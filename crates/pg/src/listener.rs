@@ -8,9 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Backoff, Database, Doorbell, Error, Link, Metrics};
 
-/// The lock is what other hubs count, to know whether anybody wants announcements. It goes
-/// with the session.
-const LISTEN: &str = "LISTEN bellwether; SELECT pg_advisory_lock_shared(bellwether.hub_lock())";
+/// The lock is what other hubs count, to know whether anybody wants announcements; it goes
+/// with the session. The ring has them count anew.
+const LISTEN: &str = "
+    LISTEN bellwether; SELECT pg_advisory_lock_shared(bellwether.hub_lock()); NOTIFY bellwether";
 
 /// How often the session is asked whether it still listens. A peer's kernel may answer
 /// keepalive probes for a session that is long dead.
@@ -46,10 +47,11 @@ impl Listener {
     /// Listens until it is told to stop.
     #[tracing::instrument(name = "listen", skip_all)]
     pub async fn run(self, stop: CancellationToken) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         let lives = async {
             loop {
                 let Err(error) = self.listen(&mut backoff).await;
+                self.doorbell.set_heard(false);
                 let delay = backoff.next(fastrand::f64());
                 let reason = crate::error::chain(&error);
                 tracing::warn!(error = %reason, retry_ms = delay.as_millis(), "not listening");
@@ -104,6 +106,7 @@ impl Listener {
     async fn attend(&self, client: &Client, backoff: &mut Backoff) -> Result<Infallible, Error> {
         within("LISTEN", client.batch_execute(LISTEN)).await?;
         self.metrics.listens.inc();
+        self.doorbell.set_heard(true);
         self.doorbell.ring();
         self.link.send_replace(Link::Up);
         tracing::info!(database = %self.database, "listening");

@@ -46,6 +46,9 @@ const FOLLOWING_PAUSE: Duration = PROMISE;
 /// were switched off, what a hub that died while lapsing was waiting for.
 const SAFETY_POLL: Duration = Duration::from_secs(1);
 
+/// Between looks, whoever else is awake, while the listener is away and nothing is heard.
+const DEAF_PAUSE: Duration = Duration::from_millis(20);
+
 /// How long one look may take. Numbering a load of millions of rows takes seconds.
 const LOOK_TIMEOUT: Duration = Duration::from_mins(2);
 
@@ -169,11 +172,9 @@ impl Sequencer {
 
     /// One pause, one look, and what follows from it. Returns whether the stream grew.
     async fn step(&mut self) -> Result<bool, Error> {
-        let call = time::timeout(
-            self.state.pause(),
-            self.doorbell.call(self.epoch, self.head),
-        )
-        .await;
+        let is_heard = self.doorbell.is_heard();
+        let pause = self.state.pause(is_heard);
+        let call = time::timeout(pause, self.doorbell.call(self.epoch, self.head)).await;
         if let Ok(Call::Announced(head)) = call {
             self.head = head;
             if matches!(self.state, State::Asleep) {
@@ -182,6 +183,10 @@ impl Sequencer {
             return Ok(true);
         }
         let is_rung = call.is_ok();
+        if is_rung {
+            // Maybe by a hub that is new.
+            self.others.1 = None;
+        }
         let look = self
             .look(is_rung || matches!(self.state, State::Awake { .. }))
             .await?;
@@ -262,7 +267,7 @@ impl Sequencer {
     /// the poll, so it is counted when this hub falls asleep again without having heard any.
     fn watch_for_silence(&mut self, is_rung: bool, look: &Look) {
         match self.state {
-            _ if is_rung => self.unrung = 0,
+            _ if is_rung || !self.doorbell.is_heard() => self.unrung = 0,
             State::Asleep if look.awake == Awake::Nobody => self.unrung += look.numbered,
             State::Lapsing { .. } => {
                 self.metrics
@@ -339,10 +344,11 @@ impl State {
     }
 
     /// How long to wait for a call before the next look.
-    fn pause(self) -> Duration {
+    fn pause(self, is_heard: bool) -> Duration {
         match self {
-            Self::Asleep => SAFETY_POLL,
             Self::Awake { pause, .. } | Self::Lapsing { pause, .. } => pause,
+            Self::Asleep | Self::Following if !is_heard => DEAF_PAUSE,
+            Self::Asleep => SAFETY_POLL,
             Self::Following => FOLLOWING_PAUSE,
         }
     }
