@@ -177,6 +177,7 @@ impl Sequencer {
         let call = time::timeout(pause, self.doorbell.call(self.epoch, self.head)).await;
         if let Ok(Call::Announced(head)) = call {
             self.head = head;
+            self.looked = None;
             if matches!(self.state, State::Asleep) {
                 self.state = State::Following;
             }

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         "check" => check(),
         "ci" => check().and_then(|()| test()),
         "torture" => torture(),
-        "bench" => cargo(&["bench", "--bench", "*"]),
+        "bench" => cargo(&["bench"]),
         _ => Err(USAGE.to_owned()),
     };
     match done {
