@@ -72,12 +72,13 @@ BEGIN
         RETURN 'me';
     ELSIF holder = hub THEN
         RETURN 'me';
+    ELSIF until_ms <> 0 THEN
+        -- Past, and not taken back: whosever it was, somebody may have relied on it.
+        RETURN 'abandoned';
     ELSIF holder = 0 THEN
         RETURN 'nobody';
-    ELSIF until_ms = 0 THEN
-        RETURN 'lapsing';
     ELSE
-        RETURN 'abandoned';
+        RETURN 'lapsing';
     END IF;
 END $$;
 

@@ -115,6 +115,7 @@ impl Feed {
         let at = match self.at {
             Some(at) if at.epoch == session.epoch => at,
             _ => {
+                session.sequencer.announce().await?;
                 let update = session.open(self.recent).await?;
                 let Update::Opened {
                     epoch,

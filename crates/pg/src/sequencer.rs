@@ -324,10 +324,10 @@ impl Sequencer {
         if counted.is_some_and(|at| at.elapsed() < COUNT_INTERVAL) {
             return Ok(has_others);
         }
-        let row = self
-            .client
-            .query_one("SELECT bellwether.count_hubs() > 1", &[])
-            .await;
+        // This one is among them, unless its listener is away.
+        let own = i64::from(self.doorbell.is_heard());
+        let count = "SELECT bellwether.count_hubs() > $1";
+        let row = self.client.query_one(count, &[&own]).await;
         let has_others = row
             .map_err(|error| Error::Query("count the hubs", error))?
             .get(0);
