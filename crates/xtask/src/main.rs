@@ -2,6 +2,8 @@
 
 #![allow(clippy::print_stderr)] // it speaks to a person
 
+mod clients;
+
 use std::{
     env,
     process::{Command, ExitCode},
@@ -12,6 +14,7 @@ usage: cargo xtask <verb>
   test    all tests, against a private Postgres that they start themselves
   check   format, lints, documentation and that benches compile, warnings denied
   ci      check, then test
+  clients install others' clients for the tests; test does so by itself
   bench   all benches (some minutes), figures in target/criterion";
 
 /// Programs the tests use as a person would, and the packages that have them.
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
         "test" => test(),
         "check" => check(),
         "ci" => check().and_then(|()| test()),
+        "clients" => clients::install(),
         "bench" => cargo(&["bench", "--bench", "*"]),
         _ => Err(USAGE.to_owned()),
     };
@@ -45,6 +49,7 @@ fn test() -> Result<(), String> {
             return Err(format!("the tests need {program}: {install}"));
         }
     }
+    clients::install()?;
     cargo(&["test", "--workspace"])
 }
 
