@@ -107,6 +107,34 @@ async fn carry(mut client: TcpStream, hub: SocketAddr, line: &Mutex<Line>) -> st
     Ok(())
 }
 
+/// The next connection, as far as its client has been sent the opening with its id.
+pub(super) async fn opened(listener: &TcpListener, hub: SocketAddr) -> (TcpStream, TcpStream) {
+    loop {
+        let (client, _) = listener.accept().await.unwrap();
+        if let Ok(connection) = open(client, hub).await {
+            return connection;
+        }
+    }
+}
+
+async fn open(mut client: TcpStream, hub: SocketAddr) -> std::io::Result<(TcpStream, TcpStream)> {
+    let request = read_head(&mut client).await?;
+    let mut hub = TcpStream::connect(hub).await?;
+    hub.write_all(&request).await?;
+    let mut opening = read_head(&mut hub).await?;
+    while !is_whole(&opening) {
+        hub.read_buf(&mut opening).await?;
+    }
+    client.write_all(&allow_any_origin(&opening)).await?;
+    Ok((client, hub))
+}
+
+/// Whether the block with the id has come.
+fn is_whole(opening: &[u8]) -> bool {
+    let id = memchr::memmem::find(opening, b"\nid: ");
+    id.is_some_and(|id| memchr::memmem::find(&opening[id..], b"\n\n").is_some())
+}
+
 /// After how many bytes of the body to cut: before the answer, at its beginning, or anywhere.
 fn cut() -> usize {
     match fastrand::u8(..8) {
