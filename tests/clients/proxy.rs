@@ -129,10 +129,9 @@ async fn open(mut client: TcpStream, hub: SocketAddr) -> std::io::Result<(TcpStr
     Ok((client, hub))
 }
 
-/// Whether the block with the id has come.
+/// Whether the chunk with the id has come.
 fn is_whole(opening: &[u8]) -> bool {
-    let id = memchr::memmem::find(opening, b"\nid: ");
-    id.is_some_and(|id| memchr::memmem::find(&opening[id..], b"\n\n").is_some())
+    memchr::memmem::find(opening, b"\nid: ").is_some() && opening.ends_with(b"\n\n\r\n")
 }
 
 /// After how many bytes of the body to cut: before the answer, at its beginning, or anywhere.
