@@ -8,6 +8,8 @@
 
 mod harness;
 
+/// Others' clients.
+mod clients;
 /// The demo as a person runs it, and what holds its folder.
 mod demo;
 /// Who is woken by what, and how rarely.

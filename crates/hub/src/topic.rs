@@ -273,5 +273,26 @@ mod tests {
             let pattern = Pattern::new(&one).unwrap();
             prop_assert_eq!(pattern.matches(&Topic::new(&other).unwrap()), one == other);
         }
+
+        #[test]
+        fn wildcards_match_as_they_are_explained(
+            pattern in "[ab*](\\.[ab*]){0,3}(\\.>)?|>", topic in "[ab](\\.[ab]){0,4}"
+        ) {
+            let tokens: Vec<&str> = pattern.split('.').collect();
+            let found: Vec<&str> = topic.split('.').collect();
+            let pattern = Pattern::new(&pattern).unwrap();
+            let topic = Topic::new(&topic).unwrap();
+            prop_assert_eq!(pattern.matches(&topic), is_meant(&tokens, &found));
+        }
+    }
+
+    fn is_meant(pattern: &[&str], topic: &[&str]) -> bool {
+        match (pattern, topic) {
+            ([">"], [_, ..]) => true,
+            ([token, pattern @ ..], [found, topic @ ..]) if *token == "*" || token == found => {
+                is_meant(pattern, topic)
+            }
+            (pattern, topic) => pattern.is_empty() && topic.is_empty(),
+        }
     }
 }

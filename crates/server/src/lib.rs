@@ -91,3 +91,21 @@ impl Settings {
         self.retry.mul_f64(0.5 + 2.5 * fastrand::f64())
     }
 }
+
+/// What a stream request asks for, or why it is refused. For `fuzz/` only: the filter, and
+/// how many events or the position to begin with.
+#[cfg(fuzzing)]
+pub fn parse_query(
+    uri: &http::Uri,
+    headers: &http::HeaderMap,
+) -> Result<(hub::Filter, Option<usize>, Option<String>), String> {
+    use query::{Start, StreamQuery};
+    let StreamQuery { filter, start } =
+        StreamQuery::parse(uri, headers).map_err(|why| why.to_string())?;
+    let (last, after) = match start {
+        Start::Now => (None, None),
+        Start::Last(count) => (Some(count), None),
+        Start::After(text) => (None, Some(text)),
+    };
+    Ok((filter, last, after))
+}

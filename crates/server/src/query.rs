@@ -88,6 +88,7 @@ impl std::error::Error for InvalidQuery {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::{collection::vec, prelude::*};
 
     #[track_caller]
     fn check(query: &str, header: Option<&str>, expected: Result<Start, &str>) {
@@ -144,5 +145,134 @@ mod tests {
             .unwrap();
         let query = StreamQuery::parse(&uri, &HeaderMap::new()).unwrap();
         assert_eq!(query.filter, Filter::new(["größe", "org.*.>"]).unwrap());
+    }
+
+    proptest! {
+        #[test]
+        fn any_request_is_read_as_it_is_written(query in query(), id in header()) {
+            let Ok(uri) = format!("/v1/stream?{query}").parse::<Uri>() else {
+                return Ok(());
+            };
+            let mut headers = HeaderMap::new();
+            if let Some(id) = &id {
+                headers.insert("Last-Event-ID", http::HeaderValue::from_bytes(id).unwrap());
+            }
+            prop_assert_eq!(StreamQuery::parse(&uri, &headers), reference(&query, id.as_deref()));
+        }
+
+        #[test]
+        fn no_request_panics(path in vec(33_u8..=255, 0..200), id in header()) {
+            let mut headers = HeaderMap::new();
+            if let Some(id) = &id {
+                headers.insert("Last-Event-ID", http::HeaderValue::from_bytes(id).unwrap());
+            }
+            if let Ok(uri) = Uri::try_from([b"/?", &*path].concat()) {
+                let _ = StreamQuery::parse(&uri, &headers);
+            }
+        }
+    }
+
+    /// The same in plain steps: split, decode, look at what is there.
+    fn reference(query: &str, header: Option<&[u8]>) -> Result<StreamQuery, InvalidQuery> {
+        let pairs: Vec<(String, String)> = query
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .map(|(name, value)| (decode(name), decode(value)))
+            .collect();
+        for (name, value) in &pairs {
+            let is_number = value.parse::<u16>().is_ok_and(|count| count <= 10_000);
+            match name.as_str() {
+                "topic" | "last_event_id" => {}
+                "last" if is_number => {}
+                "last" => return Err(InvalidQuery::Last(value.clone())),
+                _ => return Err(InvalidQuery::Unknown(name.clone())),
+            }
+        }
+        let all = |wanted: &'static str| {
+            let wanted = pairs.iter().filter(move |(name, _)| name == wanted);
+            wanted.map(|(_, value)| value.as_str())
+        };
+        let filter = Filter::new(all("topic")).map_err(InvalidQuery::Filter)?;
+        let id = header.map_or_else(
+            || {
+                all("last_event_id")
+                    .next_back()
+                    .unwrap_or_default()
+                    .to_owned()
+            },
+            |id| String::from_utf8_lossy(id).into_owned(),
+        );
+        let start = match all("last").next_back() {
+            _ if !id.is_empty() => Start::After(id),
+            Some(count) => Start::Last(count.parse().unwrap()),
+            None => Start::Now,
+        };
+        Ok(StreamQuery { filter, start })
+    }
+
+    fn decode(text: &str) -> String {
+        let mut bytes = text.as_bytes();
+        let mut decoded = Vec::new();
+        while let [first, rest @ ..] = bytes {
+            let hex = rest
+                .get(..2)
+                .filter(|hex| hex.iter().all(u8::is_ascii_hexdigit));
+            match (first, hex) {
+                (b'%', Some(hex)) => {
+                    let hex = std::str::from_utf8(hex).unwrap();
+                    decoded.push(u8::from_str_radix(hex, 16).unwrap());
+                    bytes = &rest[2..];
+                }
+                (b'+', _) => {
+                    decoded.push(b' ');
+                    bytes = rest;
+                }
+                (byte, _) => {
+                    decoded.push(*byte);
+                    bytes = rest;
+                }
+            }
+        }
+        String::from_utf8_lossy(&decoded).into_owned()
+    }
+
+    /// Often almost a query, with escapes that are right, wrong and cut short.
+    fn query() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            proptest::sample::select(vec![
+                "topic=",
+                "last=",
+                "last_event_id=",
+                "&topic=",
+                "&last=",
+                "&last_event_id=",
+                "&",
+                "=",
+                "+",
+                "%",
+                "a",
+                "a.%2A",
+                ".%3E",
+                "7",
+                "10000",
+                "10001",
+                "-",
+                "%2B1",
+                "7f3a01c2-1",
+                "%C3%B6",
+                "t%6Fpic=",
+                "%00",
+                "%0a",
+            ])
+            .prop_map(str::to_owned),
+            any::<u8>().prop_map(|byte| format!("%{byte:02X}")),
+            "[!$-;=?-Z_a-z~]",
+        ];
+        vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    fn header() -> impl Strategy<Value = Option<Vec<u8>>> {
+        proptest::option::weighted(0.2, vec(prop_oneof![32_u8..127, 128_u8..=255], 0..20))
     }
 }

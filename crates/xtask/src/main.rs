@@ -2,6 +2,8 @@
 
 #![allow(clippy::print_stderr)] // it speaks to a person
 
+mod clients;
+
 use std::{
     env,
     process::{Command, ExitCode},
@@ -14,6 +16,7 @@ usage: cargo xtask <verb>
   ci      check, then test
   torture [SECONDS] [SEED]
           writers, clients and hubs under faults, 600 s by default
+  clients install others' clients for the tests; test does so by itself
   bench   all benches (some minutes), figures in target/criterion";
 
 /// Programs the tests use as a person would, and the packages that have them.
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         "ci" => check().and_then(|()| test()),
         "torture" => torture(),
         "bench" => cargo(&["bench"]),
+        "clients" => clients::install(),
         _ => Err(USAGE.to_owned()),
     };
     match done {
@@ -48,6 +52,7 @@ fn test() -> Result<(), String> {
             return Err(format!("the tests need {program}: {install}"));
         }
     }
+    clients::install()?;
     cargo(&["test", "--workspace"])
 }
 

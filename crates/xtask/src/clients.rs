@@ -1,0 +1,127 @@
+//! Others' clients, which the end-to-end tests hold against the hub.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+const NODE: u32 = 20;
+const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+
+/// Installs what is not there yet. Without a network, a line that says what is missing.
+pub(crate) fn install() -> Result<(), String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients");
+    check_node()?;
+    npm(&folder)?;
+    python(&folder)?;
+    browser()
+}
+
+fn check_node() -> Result<(), String> {
+    let needs = format!("the tests need Node.js {NODE} or newer with npm: https://nodejs.org");
+    let version = output(Command::new("node").arg("--version"));
+    let version = version.map_err(|_| needs.clone())?;
+    let major = version.trim_start_matches('v').split('.').next();
+    match major.and_then(|major| major.parse::<u32>().ok()) {
+        Some(NODE..) => Ok(()),
+        _ => Err(format!("{needs}; this is {}", version.trim())),
+    }
+}
+
+fn npm(folder: &Path) -> Result<(), String> {
+    let lock = folder.join("package-lock.json");
+    let mark = folder.join("node_modules/.installed");
+    if is_same(&lock, &mark) {
+        return Ok(());
+    }
+    let mut npm = Command::new("npm");
+    npm.current_dir(folder)
+        .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
+        .args(["--fetch-retries=1", "--fetch-timeout=20000"]);
+    run(&mut npm, "npm ci in tests/clients")?;
+    remember(&lock, &mark)
+}
+
+fn python(folder: &Path) -> Result<(), String> {
+    let requirements = folder.join("requirements.txt");
+    let venv = folder.join(".venv");
+    let mark = venv.join("installed.txt");
+    if is_same(&requirements, &mark) {
+        return Ok(());
+    }
+    let what = "python3 -m venv tests/clients/.venv (apt-get install python3-venv)";
+    run(
+        Command::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(&venv),
+        what,
+    )?;
+    let mut pip = Command::new(venv.join("bin/python"));
+    pip.args(["-m", "pip", "install", "--disable-pip-version-check"])
+        .args(["--no-deps", "--retries", "1", "--timeout", "20"])
+        .arg("--requirement")
+        .arg(&requirements);
+    run(&mut pip, "pip install -r tests/clients/requirements.txt")?;
+    remember(&requirements, &mark)
+}
+
+fn browser() -> Result<(), String> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<PathBuf> = env::split_paths(&path).collect();
+    let is_there = |name: &str| folders.iter().any(|folder| folder.join(name).is_file());
+    if BROWSERS.into_iter().any(is_there) {
+        return Ok(());
+    }
+    let is_root = output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
+    if !is_root || !is_there("apt-get") {
+        return Err("the tests need Chromium: apt-get install chromium, as root".to_owned());
+    }
+    let apt = |args: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["-y", "-o", "Acquire::Retries=1"])
+            .args(["-o", "Acquire::http::Timeout=20"])
+            .args(["-o", "Acquire::https::Timeout=20"])
+            .args(["-o", "DPkg::Lock::Timeout=60"])
+            .args(args);
+        run(&mut apt, &format!("apt-get {}", args.join(" ")))
+    };
+    apt(&["update"])?;
+    apt(&["install", "--no-install-recommends", "chromium"])
+}
+
+/// Whether this file was the one at the last installation.
+fn is_same(file: &Path, mark: &Path) -> bool {
+    fs::read(file).is_ok_and(|wanted| fs::read(mark).is_ok_and(|had| had == wanted))
+}
+
+fn remember(file: &Path, mark: &Path) -> Result<(), String> {
+    fs::copy(file, mark).map_err(|error| format!("cannot write {}: {error}", mark.display()))?;
+    Ok(())
+}
+
+/// Runs a program silently, or tells in one line why it failed.
+fn run(command: &mut Command, what: &str) -> Result<(), String> {
+    eprintln!("+ {what}");
+    output(command)
+        .map(drop)
+        .map_err(|why| format!("the tests need what this installs: {what}: {why}"))
+}
+
+/// What it prints, or the first line that looks like a reason.
+fn output(command: &mut Command) -> Result<String, String> {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let reasons = ["npm error", "ERROR:", "E:"];
+    let reason = said
+        .lines()
+        .find(|line| reasons.iter().any(|reason| line.starts_with(reason)))
+        .or_else(|| said.lines().next_back())
+        .unwrap_or("it says nothing");
+    Err(format!("{} ({})", reason.trim(), output.status))
+}
