@@ -114,11 +114,11 @@ async fn what_retention_took_is_told() {
 
     let mut client = hub.resume("topic=events", &cursor(10)).await;
     let gap = json!({"reason": "retention", "from": cursor(10), "to": cursor(50), "missing": 40});
-    check_gap(&client.event().await, &gap);
+    check_gap(&client.events(1).await[0], &gap);
     check_rest(&mut client, 51).await;
     let mut client = hub.resume("topic=events", "nonsense").await;
     check_gap(
-        &client.event().await,
+        &client.events(1).await[0],
         &json!({"reason": "unknown", "from": "nonsense", "to": cursor(50)}),
     );
     check_rest(&mut client, 51).await;
@@ -129,7 +129,7 @@ async fn what_retention_took_is_told() {
         .unwrap();
     let mut client = hub.resume("topic=events", &cursor(10)).await;
     let gap = json!({"reason": "retention", "from": cursor(10), "to": cursor(200), "missing": 190});
-    check_gap(&client.event().await, &gap);
+    check_gap(&client.events(1).await[0], &gap);
     check_rest(&mut client, 201).await;
 }
 
@@ -161,7 +161,7 @@ async fn the_last_few() {
     let head = async || hub.metric("bellwether_stream_head").await;
     eventually("all of it is published", 602, head).await;
     let mut client = hub.stream("topic=rare&last=1").await;
-    assert_eq!(client.event().await.name, "two");
+    assert_eq!(client.events(1).await[0].name, "two");
 }
 
 #[tokio::test]

@@ -64,7 +64,7 @@ async fn only_the_newest_are_kept() {
 
     let mut client = hub.resume("topic=events", &first).await;
     let (epoch, _) = first.split_once('-').unwrap();
-    let gap: Value = serde_json::from_str(&client.event().await.data).unwrap();
+    let gap: Value = serde_json::from_str(&client.events(1).await[0].data).unwrap();
     let to = format!("{epoch}-59000");
     assert_eq!(
         gap,
@@ -73,7 +73,7 @@ async fn only_the_newest_are_kept() {
     let events = client.events(1000).await;
     assert_eq!(events[0].id, format!("{epoch}-59001"));
     open.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(client.event().await.id, format!("{epoch}-60001"));
+    assert_eq!(client.events(1).await[0].id, format!("{epoch}-60001"));
 }
 
 #[tokio::test]

@@ -9,12 +9,14 @@ async fn an_insert_arrives() {
     let mut client = hub.stream("topic=events").await;
     client.opened().await;
     let opening = String::from_utf8(client.bytes.clone()).unwrap();
-    let (retry, id) = opening.trim_end().split_once("\n\n").unwrap();
+    let (retry, id) = opening.trim_end_matches('\n').split_once("\n\n").unwrap();
     let retry: u64 = retry.strip_prefix("retry: ").unwrap().parse().unwrap();
     assert!(
         (1000..3000).contains(&retry),
         "{retry} is jittered around 2 s"
     );
+    let (id, rest) = id.split_once('\n').unwrap();
+    assert_eq!(rest, "event: heartbeat\ndata: ");
     let cursor = id.strip_prefix("id: ").unwrap();
     let (epoch, seq) = cursor.split_once('-').unwrap();
     assert_eq!((epoch.len(), seq), (8, "0"));

@@ -132,7 +132,7 @@ impl Client {
             matches!(self.next().await, Delivery::Retry(_)),
             "retry comes first"
         );
-        assert_ne!(self.cursor(), "", "the opening carries a cursor");
+        assert_eq!(self.event().await.name, "heartbeat", "then the cursor");
         self
     }
 

@@ -11,7 +11,9 @@ use std::{
 use tokio::time::{self, Instant};
 
 use super::verdict::Table;
-use crate::harness::{Client, Hub, HubOptions, TestDatabase, connect, eventually, get, within};
+use crate::harness::{
+    Client, Delivery, Hub, HubOptions, TestDatabase, connect, eventually, get, within,
+};
 
 /// What can happen.
 const FAULTS: [Fault; 8] = [
@@ -250,7 +252,8 @@ async fn start(database: &TestDatabase, address: SocketAddr) -> Hub {
 async fn watch(hub: SocketAddr) -> Client {
     loop {
         let mut client = Client::connect(hub, "topic=events", None).await;
-        if client.next().await != crate::harness::Delivery::End && !client.cursor().is_empty() {
+        // A time to come back, and then its cursor, unless there is no stream to be had.
+        if client.next().await != Delivery::End && client.next().await != Delivery::End {
             return client;
         }
         // It has not found its way back from the fault before.

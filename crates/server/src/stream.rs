@@ -36,12 +36,13 @@ pub(crate) async fn open(app: &App, query: StreamQuery) -> Response<Body> {
         Ok((subscription, gap)) => {
             let mut opening = BytesMut::new();
             sse::retry(&mut opening, app.settings.retry());
-            match gap {
-                // As soon as it has an id, the client loses nothing if it is cut off. Not
-                // after a gap, of which it must learn first.
-                None => sse::checkpoint(&mut opening, &subscription.cursor().to_string()),
-                Some(gap) => gap.encode(&mut opening),
+            if let Some(gap) = gap {
+                gap.encode(&mut opening);
             }
+            // So that a client that is cut off before its first event knows where it was. As an
+            // event, because many clients take no id from a block without data; and also after
+            // a gap, of which this client then knows.
+            opening.extend_from_slice(&control::heartbeat(subscription.cursor()));
             EventBody::new(app, subscription, opening.freeze())
         }
         Err(why) => {

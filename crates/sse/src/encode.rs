@@ -57,13 +57,6 @@ pub fn retry(out: &mut BytesMut, after: Duration) {
     write!(out, "retry: {}\n\n", after.as_millis()).expect("a BytesMut grows");
 }
 
-/// Appends a block without data, which moves the client's last event id
-/// and is otherwise invisible to it.
-pub fn checkpoint(out: &mut BytesMut, id: &str) {
-    put_field(out, "id: ", id);
-    put(out, "\n");
-}
-
 /// Appends a comment, a line for each line of `text`. Browsers show it to
 /// nobody; it keeps proxies from closing a silent connection.
 pub fn comment(out: &mut BytesMut, text: &str) {
@@ -210,12 +203,6 @@ mod tests {
             "retry: 1\n\n",
         );
         check_block(|out| retry(out, Duration::ZERO), "retry: 0\n\n");
-    }
-
-    #[test]
-    fn a_checkpoint_has_no_data() {
-        check_block(|out| checkpoint(out, "1-42"), "id: 1-42\n\n");
-        check_block(|out| checkpoint(out, "1\n2"), "id: 1\u{FFFD}2\n\n");
     }
 
     #[test]

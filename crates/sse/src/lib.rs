@@ -1,6 +1,6 @@
 //! The wire format of server-sent events, `text/event-stream`, both ways.
 //!
-//! [`Event`], [`checkpoint`], [`retry`] and [`comment`] append blocks to a
+//! [`Event`], [`retry`] and [`comment`] append blocks to a
 //! buffer; [`Decoder`] takes the bytes of a stream, cut anywhere, and gives
 //! back what they say. Neither does any I/O and neither can panic on its input.
 //!
@@ -22,4 +22,4 @@ mod decode;
 mod encode;
 
 pub use decode::{DEFAULT_LIMIT, Decoder, Item, Message, TooLong};
-pub use encode::{Event, checkpoint, comment, retry};
+pub use encode::{Event, comment, retry};

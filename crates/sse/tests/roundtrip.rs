@@ -89,7 +89,9 @@ fn encode(block: &Block, out: &mut BytesMut) {
             data,
         }
         .encode(out),
-        Block::Checkpoint(id) => sse::checkpoint(out, id),
+        Block::Checkpoint(id) => {
+            out.extend_from_slice(format!("id: {}\n\n", harmless(id)).as_bytes());
+        }
         Block::Retry(after) => sse::retry(out, *after),
         Block::Comment(text) => sse::comment(out, text),
     }
