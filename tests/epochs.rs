@@ -14,16 +14,6 @@ async fn run(program: &str, args: &[&str]) {
     );
 }
 
-async fn insert(database: &TestDatabase, count: i32) {
-    let insert = "INSERT INTO events (name) SELECT 'n' FROM generate_series(1, $1)";
-    database
-        .connect()
-        .await
-        .execute(insert, &[&count])
-        .await
-        .unwrap();
-}
-
 fn epoch(cursor: &str) -> &str {
     cursor.split_once('-').unwrap().0
 }
@@ -44,7 +34,7 @@ async fn a_restored_dump_is_another_epoch_that_continues_the_first() {
     let hub = Hub::start(&database).await;
     let mut client = hub.stream("topic=events").await;
     let old = epoch(client.opened().await.cursor()).to_owned();
-    insert(&database, 50).await;
+    database.insert(50).await;
     read(&mut client, &old, 1..=50).await;
     let folder = tempfile::tempdir().unwrap();
     let dump = folder.path().join("dump");
@@ -58,7 +48,7 @@ async fn a_restored_dump_is_another_epoch_that_continues_the_first() {
         ],
     )
     .await;
-    insert(&database, 20).await; // of which the dump knows nothing
+    database.insert(20).await; // of which the dump knows nothing
     read(&mut client, &old, 51..=70).await;
     hub.kill().await;
 
@@ -80,7 +70,7 @@ async fn a_restored_dump_is_another_epoch_that_continues_the_first() {
     let hub = Hub::spawn(&copy.url, crate::harness::HubOptions::default())
         .await
         .unwrap();
-    insert(&copy, 5).await;
+    copy.insert(5).await;
 
     // In what both have in common, a client goes on as if nothing had happened.
     let mut client = hub.resume("topic=events", &format!("{old}-40")).await;
@@ -94,7 +84,7 @@ async fn a_restored_dump_is_another_epoch_that_continues_the_first() {
         json!({"reason": "epoch", "from": format!("{old}-60"), "to": format!("{new}-50")});
     assert_eq!(gap, expected);
     read(&mut client, &new, 51..=55).await;
-    insert(&copy, 5).await;
+    copy.insert(5).await;
     read(&mut client, &new, 56..=60).await;
     let count = "SELECT count(*) FROM bellwether.stream";
     assert_eq!(
@@ -111,7 +101,7 @@ async fn a_database_made_again_is_another_stream() {
         let hub = Hub::start(&database).await;
         let mut client = hub.stream("topic=events").await;
         client.opened().await;
-        insert(&database, 3).await;
+        database.insert(3).await;
         client.events(3).await;
         if let Some(foreign) = cursors.pop() {
             let mut client = hub.resume("topic=events", &foreign).await;
@@ -134,7 +124,7 @@ async fn a_head_that_went_backwards_is_another_epoch() {
     let mut client = hubs[0].stream("topic=events").await;
     let old = epoch(client.opened().await.cursor()).to_owned();
     for number in 1..=30 {
-        insert(&database, 1).await;
+        database.insert(1).await;
         read(&mut client, &old, number..=number).await;
     }
     for hub in &hubs {
@@ -160,7 +150,7 @@ async fn a_head_that_went_backwards_is_another_epoch() {
     while client.next().await != crate::harness::Delivery::End {}
     let cursor = client.cursor().to_owned();
     assert_eq!(cursor, format!("{old}-30"));
-    insert(&database, 5).await;
+    database.insert(5).await;
     for hub in &hubs {
         eventually("it goes on", 25, async || {
             hub.metric("bellwether_stream_head").await

@@ -1,54 +1,30 @@
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::HashSet,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 use tokio::{task::JoinSet, time};
 use tokio_postgres::Client as Psql;
 
-use crate::harness::{Client, Hub, TestDatabase, within};
+use crate::harness::{Client, Committed, Hub, TestDatabase, check_order, now, within};
 
 const WRITERS: usize = 40;
 const TRANSACTIONS: usize = 25;
 const COPIED: usize = 100_000;
 
-/// What writers know of what they committed.
-#[derive(Debug, Default)]
-struct Ledger {
-    /// Ticks once for each thing that is noted, and so tells what came first.
-    clock: AtomicU64,
-    committed: Mutex<Vec<Transaction>>,
+/// What was committed so far.
+type Ledger = Mutex<Vec<Committed>>;
+
+async fn insert(transaction: &mut Committed, psql: &Psql, name: String) {
+    let at = now();
+    let insert = "INSERT INTO events (name, properties) VALUES ($1, jsonb_build_object('xid', pg_current_xact_id()))";
+    psql.execute(insert, &[&name]).await.unwrap();
+    transaction.rows.push((name, at));
 }
 
-#[derive(Debug, Default)]
-struct Transaction {
-    /// Each row's name, and the time just before its INSERT was sent.
-    rows: Vec<(String, u64)>,
-    /// The time just after its COMMIT was answered.
-    committed_at: u64,
-}
-
-impl Ledger {
-    fn now(&self) -> u64 {
-        self.clock.fetch_add(1, Ordering::SeqCst)
-    }
-
-    fn commit(&self, mut transaction: Transaction) {
-        transaction.committed_at = self.now();
-        self.committed.lock().unwrap().push(transaction);
-    }
-}
-
-impl Transaction {
-    async fn insert(&mut self, ledger: &Ledger, psql: &Psql, name: String) {
-        let at = ledger.now();
-        let insert = "INSERT INTO events (name, properties) VALUES ($1, jsonb_build_object('xid', pg_current_xact_id()))";
-        psql.execute(insert, &[&name]).await.unwrap();
-        self.rows.push((name, at));
-    }
+fn commit(ledger: &Ledger, mut transaction: Committed) {
+    transaction.at = now();
+    ledger.lock().unwrap().push(transaction);
 }
 
 /// Forty writers with random pauses and savepoints, a quarter of them rolled back, a COPY,
@@ -67,11 +43,9 @@ async fn each_commit_once_and_in_one_order() {
     let ledger = Arc::new(Ledger::default());
 
     let long = database.connect().await;
-    let mut open_all_along = Transaction::default();
+    let mut open_all_along = Committed::default();
     long.batch_execute("BEGIN").await.unwrap();
-    open_all_along
-        .insert(&ledger, &long, "long".to_owned())
-        .await;
+    insert(&mut open_all_along, &long, "long".to_owned()).await;
 
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
@@ -82,9 +56,9 @@ async fn each_commit_once_and_in_one_order() {
     within("the writers", writers.join_all()).await;
 
     long.batch_execute("COMMIT").await.unwrap();
-    ledger.commit(open_all_along);
+    commit(&ledger, open_all_along);
 
-    let committed = std::mem::take(&mut *ledger.committed.lock().unwrap());
+    let committed = std::mem::take(&mut *ledger.lock().unwrap());
     let expected = committed
         .iter()
         .map(|transaction| transaction.rows.len())
@@ -106,36 +80,36 @@ async fn write(psql: Psql, ledger: Arc<Ledger>, writer: usize) {
     for number in 0..TRANSACTIONS {
         let pause = async || time::sleep(Duration::from_micros(fastrand::u64(0..20_000))).await;
         let name = |row: usize| format!("{writer}.{number}.{row}");
-        let mut transaction = Transaction::default();
+        let mut transaction = Committed::default();
         psql.batch_execute("BEGIN").await.unwrap();
         for row in 0..fastrand::usize(1..4) {
-            transaction.insert(&ledger, &psql, name(row)).await;
+            insert(&mut transaction, &psql, name(row)).await;
             pause().await;
         }
         psql.batch_execute("SAVEPOINT one").await.unwrap();
-        let mut inner = Transaction::default();
-        inner.insert(&ledger, &psql, name(10)).await;
+        let mut inner = Committed::default();
+        insert(&mut inner, &psql, name(10)).await;
         if fastrand::bool() {
             psql.batch_execute("ROLLBACK TO one").await.unwrap();
         } else {
             psql.batch_execute("RELEASE one").await.unwrap();
             transaction.rows.append(&mut inner.rows);
         }
-        transaction.insert(&ledger, &psql, name(20)).await;
+        insert(&mut transaction, &psql, name(20)).await;
         pause().await;
         if fastrand::u8(0..4) == 0 {
             psql.batch_execute("ROLLBACK").await.unwrap();
         } else {
             psql.batch_execute("COMMIT").await.unwrap();
-            ledger.commit(transaction);
+            commit(&ledger, transaction);
         }
         pause().await;
     }
 }
 
 async fn copy(psql: Psql, ledger: Arc<Ledger>) {
-    let mut transaction = Transaction::default();
-    let at = ledger.now();
+    let mut transaction = Committed::default();
+    let at = now();
     let names: Vec<String> = (0..COPIED).map(|row| format!("copy.{row}")).collect();
     let rows = names.join("\n");
     let sink = psql.copy_in("COPY events (name) FROM STDIN").await.unwrap();
@@ -145,18 +119,16 @@ async fn copy(psql: Psql, ledger: Arc<Ledger>) {
         .unwrap();
     assert_eq!(sink.finish().await.unwrap(), COPIED as u64);
     transaction.rows = names.into_iter().map(|name| (name, at)).collect();
-    ledger.commit(transaction);
+    commit(&ledger, transaction);
 }
 
 async fn prepare(psql: Psql, ledger: Arc<Ledger>) {
-    let mut transaction = Transaction::default();
+    let mut transaction = Committed::default();
     // A transaction that has notified cannot be prepared.
     psql.batch_execute("BEGIN; SET LOCAL bellwether.doorbell = off")
         .await
         .unwrap();
-    transaction
-        .insert(&ledger, &psql, "prepared".to_owned())
-        .await;
+    insert(&mut transaction, &psql, "prepared".to_owned()).await;
     psql.batch_execute("PREPARE TRANSACTION 'prepared'")
         .await
         .unwrap();
@@ -164,7 +136,7 @@ async fn prepare(psql: Psql, ledger: Arc<Ledger>) {
     psql.batch_execute("COMMIT PREPARED 'prepared'")
         .await
         .unwrap();
-    ledger.commit(transaction);
+    commit(&ledger, transaction);
 }
 
 /// Names of the next events, whose ids must have no holes.
@@ -179,45 +151,13 @@ async fn names(client: &mut Client, count: usize) -> Vec<String> {
     names
 }
 
-fn check(committed: &[Transaction], seen: &[String]) {
+fn check(committed: &[Committed], seen: &[String]) {
     let rows = || committed.iter().flat_map(|transaction| &transaction.rows);
     let expected: HashSet<&str> = rows().map(|(name, _)| name.as_str()).collect();
     let found: HashSet<&str> = seen.iter().map(String::as_str).collect();
     assert_eq!(seen.len(), found.len(), "each once");
     assert_eq!(found, expected, "all that was committed, and nothing else");
 
-    let position: HashMap<&str, usize> = seen
-        .iter()
-        .enumerate()
-        .map(|(at, name)| (name.as_str(), at))
-        .collect();
-    for transaction in committed {
-        let at: Vec<usize> = transaction
-            .rows
-            .iter()
-            .map(|(name, _)| position[name.as_str()])
-            .collect();
-        assert!(
-            at.windows(2).all(|pair| pair[1] == pair[0] + 1),
-            "together, as inserted: {transaction:?}"
-        );
-    }
-
-    // Backwards, with the earliest commit of all that come later in the stream: none of them
-    // may have been over before this row's INSERT began.
-    let mut facts = vec![(0, 0); seen.len()];
-    for transaction in committed {
-        for (name, inserted_at) in &transaction.rows {
-            facts[position[name.as_str()]] = (*inserted_at, transaction.committed_at);
-        }
-    }
-    let mut earliest_commit = u64::MAX;
-    for (at, (inserted_at, committed_at)) in facts.into_iter().enumerate().rev() {
-        assert!(
-            earliest_commit > inserted_at,
-            "something after {} was committed before it began",
-            seen[at]
-        );
-        earliest_commit = earliest_commit.min(committed_at);
-    }
+    let seen: Vec<&str> = seen.iter().map(String::as_str).collect();
+    check_order(&seen, committed);
 }

@@ -2,16 +2,6 @@ use serde_json::{Value, json};
 
 use crate::harness::{Hub, HubOptions, TestDatabase, eventually};
 
-async fn insert(database: &TestDatabase, count: i32) {
-    let insert = "INSERT INTO events (name) SELECT 'n' FROM generate_series(1, $1)";
-    database
-        .connect()
-        .await
-        .execute(insert, &[&count])
-        .await
-        .unwrap();
-}
-
 /// A hub with a small ring, so that what was deleted is not still there.
 async fn start(database: &TestDatabase, args: &[&str]) -> Hub {
     let args = [&["--ring-events", "100"], args].concat();
@@ -45,7 +35,7 @@ async fn only_the_newest_are_kept() {
     let first = client.opened().await.cursor().to_owned();
     for _ in 0..5 {
         // Larger than one transaction deletes.
-        insert(&database, 12_000).await;
+        database.insert(12_000).await;
         client.events(12_000).await;
     }
     hub.kill().await;
@@ -83,7 +73,7 @@ async fn the_old_are_not_kept() {
     let mut client = hub.stream("topic=events").await;
     client.opened().await;
     for _ in 0..10 {
-        insert(&database, 50).await;
+        database.insert(50).await;
         client.events(50).await;
     }
     hub.kill().await;
@@ -107,7 +97,7 @@ async fn the_old_are_not_kept() {
     assert_eq!(left(&database).await, (0, 0, 1));
     let mut client = hub.stream("topic=events").await;
     client.opened().await;
-    insert(&database, 1).await;
+    database.insert(1).await;
     assert!(client.event().await.id.ends_with("-501"));
     hub.kill().await;
 

@@ -53,6 +53,16 @@ impl TestDatabase {
         connect(&self.url).await
     }
 
+    /// Inserts so many rows into `events`, in one transaction.
+    pub(crate) async fn insert(&self, count: i32) {
+        let insert = "INSERT INTO events (name) SELECT 'n' FROM generate_series(1, $1)";
+        self.connect()
+            .await
+            .execute(insert, &[&count])
+            .await
+            .unwrap();
+    }
+
     /// Makes the table `events` and its trigger, after a hub has made the schema.
     pub(crate) async fn create_events_table(&self) {
         let psql = self.connect().await;

@@ -3,10 +3,12 @@
 mod client;
 mod database;
 mod hub;
+mod ledger;
 
 pub(crate) use client::{Client, Delivery, get, request_whole};
 pub(crate) use database::{TestDatabase, connect, private_postgres};
 pub(crate) use hub::{Hub, HubOptions, bellwether};
+pub(crate) use ledger::{Committed, check_order, now};
 
 use std::{fmt::Debug, time::Duration};
 use tokio::time::{self, Instant};

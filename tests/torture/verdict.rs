@@ -1,8 +1,9 @@
 //! Whether what clients saw is what was committed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use super::{client::Seen, writer::Committed};
+use super::client::Seen;
+use crate::harness::{Committed, check_order};
 
 /// The stream, as it stands in the database.
 pub(super) type Table = Vec<(u64, String)>;
@@ -31,37 +32,7 @@ pub(super) fn check(table: &Table, seen: &[Seen], ledger: &[Committed]) {
         );
     }
 
-    let position: HashMap<&str, usize> = names
-        .iter()
-        .enumerate()
-        .map(|(at, &name)| (name, at))
-        .collect();
-    let mut facts = vec![None; names.len()];
-    for transaction in ledger {
-        let at: Vec<usize> = transaction
-            .rows
-            .iter()
-            .map(|(name, _)| position[name.as_str()])
-            .collect();
-        assert!(
-            at.windows(2).all(|pair| pair[1] == pair[0] + 1),
-            "together: {transaction:?}"
-        );
-        for (place, (_, inserted)) in at.iter().zip(&transaction.rows) {
-            facts[*place] = Some((*inserted, transaction.at));
-        }
-    }
-    // Backwards: nothing that stands later may have been over before this one began.
-    let mut earliest_commit = u64::MAX;
-    for (at, (inserted, committed)) in facts
-        .into_iter()
-        .enumerate()
-        .rev()
-        .filter_map(|(at, fact)| Some((at, fact?)))
-    {
-        assert!(earliest_commit > inserted, "{} comes too early", names[at]);
-        earliest_commit = earliest_commit.min(committed);
-    }
+    check_order(&names, ledger);
 }
 
 /// The verdict must be able to say no.

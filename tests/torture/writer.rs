@@ -8,24 +8,9 @@ use tokio::time;
 use tokio_postgres::NoTls;
 
 use super::Over;
-use crate::harness::TestDatabase;
+use crate::harness::{Committed, TestDatabase, now};
 
-/// Ticks once for each thing that is noted, and so tells what came first.
-static CLOCK: AtomicU64 = AtomicU64::new(1);
 static NAMES: AtomicU64 = AtomicU64::new(1);
-
-/// A transaction whose COMMIT was answered.
-#[derive(Clone, Debug)]
-pub(super) struct Committed {
-    /// Its rows' names, in order, each with the time before its INSERT was sent.
-    pub(super) rows: Vec<(String, u64)>,
-    /// The time after the answer.
-    pub(super) at: u64,
-}
-
-fn now() -> u64 {
-    CLOCK.fetch_add(1, Ordering::SeqCst)
-}
 
 /// Writes until it is over, on as many connections as it takes.
 pub(super) async fn write(
