@@ -53,4 +53,21 @@ fn it_notices_what_is_skipped_repeated_or_swapped() {
     assert!(notices(seen(|events| events.insert(20, "n20".to_owned()))));
     assert!(notices(seen(|events| events.swap(20, 21))));
     assert!(notices(seen(|events| events.truncate(49))));
+
+    let committed = |name: &str, inserted, at| Committed {
+        rows: vec![(name.to_owned(), inserted)],
+        at,
+    };
+    let ordered = [committed("n5", 1, 2), committed("n10", 3, 4)];
+    let too_late = [committed("n5", 5, 6), committed("n10", 1, 2)];
+    let torn = [Committed {
+        rows: vec![("n5".to_owned(), 1), ("n10".to_owned(), 2)],
+        at: 3,
+    }];
+    let names: Vec<&str> = table.iter().map(|(_, name)| name.as_str()).collect();
+    let notices =
+        |ledger: &[Committed]| std::panic::catch_unwind(|| check_order(&names, ledger)).is_err();
+    assert!(!notices(&ordered));
+    assert!(notices(&too_late));
+    assert!(notices(&torn));
 }
