@@ -16,7 +16,10 @@ CREATE TABLE bellwether.event (
     name  text NOT NULL,
     key   text,
     data  json NOT NULL, -- json, not jsonb: it is only ever sent on, as it came
-    at    timestamptz NOT NULL DEFAULT clock_timestamp()
+    at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Whether new clients are given it first, as its topic's state, until another
+    -- follows; false: from here on the topic has none. Mostly it is no state at all.
+    retain boolean
 );
 CREATE INDEX event_xid ON bellwether.event (xid);
 
@@ -35,6 +38,17 @@ CREATE TABLE bellwether.batch (
     -- numbered, and nothing else is.
     seen     pg_snapshot NOT NULL,
     at       timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- The state of each topic that has one: its last event with `retain`, in the stream's
+-- order. A copy, because retention deletes the event itself one day.
+CREATE TABLE bellwether.state (
+    topic text PRIMARY KEY,
+    seq   bigint NOT NULL,
+    name  text NOT NULL,
+    key   text,
+    data  json NOT NULL,
+    at    timestamptz NOT NULL
 );
 
 -- Which stream a cursor belongs to; the newest row counts. The id is random, so that

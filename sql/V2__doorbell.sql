@@ -93,7 +93,7 @@ END $$;
 -- If another hub has taken over meanwhile, this takes that one's promise back,
 -- which costs a ring and no more: it promises anew with its next look.
 CREATE FUNCTION bellwether.lapse(OUT fence bigint)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM setval('bellwether.awake_until', 0);
@@ -103,7 +103,7 @@ END $$;
 -- Says that the stragglers have come in, too. With the lock, so as not to wipe out
 -- the number of a hub that claims the promise at the same moment.
 CREATE FUNCTION bellwether.sleep(hub bigint) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('bellwether.advance', 0));

@@ -11,7 +11,7 @@
 --
 -- Must be inlined to see its caller's snapshot and to keep one plan: SQL, STABLE,
 -- one SELECT, no settings of its own.
-CREATE FUNCTION bellwether.unseen(looked pg_snapshot) RETURNS TABLE (id bigint, xid xid8)
+CREATE FUNCTION bellwether.unseen(looked pg_snapshot) RETURNS TABLE (id bigint, xid xid8, retain boolean)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     WITH now AS (
@@ -36,10 +36,29 @@ BEGIN ATOMIC
         FROM now, pg_snapshot_xip(looked) AS was (xid)
         WHERE pg_visible_in_snapshot(was.xid, now.snapshot)
     )
-    SELECT event.id, event.xid
+    SELECT event.id, event.xid, event.retain
     FROM span
     JOIN bellwether.event ON event.xid >= span.begins AND event.xid < span.ends
     WHERE span.begins < span.ends;
+END;
+
+-- Brings `state` up to what was numbered after `seq`. Needs the lock of `advance`.
+CREATE FUNCTION bellwether.keep_states(seq bigint) RETURNS void
+LANGUAGE sql
+BEGIN ATOMIC
+    WITH newest AS MATERIALIZED (
+        SELECT DISTINCT ON (event.topic)
+            event.topic, stream.seq, event.name, event.key, event.data, event.at, event.retain
+        FROM bellwether.stream JOIN bellwether.event ON event.id = stream.event_id
+        WHERE stream.seq > keep_states.seq AND event.retain IS NOT NULL
+        ORDER BY event.topic, stream.seq DESC
+    ), ended AS (
+        DELETE FROM bellwether.state USING newest WHERE state.topic = newest.topic AND NOT newest.retain
+    )
+    INSERT INTO bellwether.state (topic, seq, name, key, data, at)
+    SELECT newest.topic, newest.seq, newest.name, newest.key, newest.data, newest.at FROM newest WHERE newest.retain
+    ON CONFLICT (topic) DO UPDATE
+    SET seq = excluded.seq, name = excluded.name, key = excluded.key, data = excluded.data, at = excluded.at;
 END;
 
 -- Looks for what has committed and numbers it, unless another hub is awake to do
@@ -62,7 +81,7 @@ CREATE FUNCTION bellwether.advance(
     hub bigint, promise_ms integer, known_head bigint, known_looked pg_snapshot,
     OUT awake text, OUT epoch text, OUT head bigint, OUT looked pg_snapshot, OUT looked_xmin bigint, OUT numbered bigint
 )
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 -- Plans made while the tables are small must still be right when they are not.
 SET enable_seqscan = off
@@ -74,6 +93,7 @@ SET jit = off
 AS $$
 DECLARE
     found_new boolean;
+    has_states boolean;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE 'bellwether.advance needs READ COMMITTED, not %: it must see what committed while it waited for its lock',
@@ -112,7 +132,7 @@ BEGIN
     FROM bellwether.batch ORDER BY batch.last_seq DESC LIMIT 1;
 
     WITH fresh AS MATERIALIZED (
-        SELECT unseen.id, max(unseen.id) OVER (PARTITION BY unseen.xid) AS last_id
+        SELECT unseen.id, max(unseen.id) OVER (PARTITION BY unseen.xid) AS last_id, unseen.retain
         FROM bellwether.unseen(looked)
     ), placed AS (
         INSERT INTO bellwether.stream (seq, event_id)
@@ -121,8 +141,12 @@ BEGIN
         INSERT INTO bellwether.batch (last_seq, seen)
         SELECT advance.head + count(*), pg_current_snapshot() FROM fresh HAVING count(*) > 0
     )
-    SELECT count(*), pg_current_snapshot() INTO numbered, looked FROM fresh;
+    SELECT count(*), pg_current_snapshot(), bool_or(fresh.retain IS NOT NULL)
+    INTO numbered, looked, has_states FROM fresh;
 
+    IF has_states THEN
+        PERFORM bellwether.keep_states(head);
+    END IF;
     head := head + numbered;
     looked_xmin := pg_snapshot_xmin(looked)::text::bigint;
 END $$;

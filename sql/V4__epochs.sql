@@ -10,7 +10,7 @@
 CREATE FUNCTION bellwether.connect(
     known_epoch text, known_head bigint, OUT epoch text, OUT head bigint
 )
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     newest bellwether.epoch;
@@ -51,6 +51,7 @@ SET enable_hashjoin = on
 SET enable_mergejoin = on
 AS $$
 DECLARE
+    numbered bigint;
     oldest_running xid8 := pg_snapshot_xmin(pg_current_snapshot());
 BEGIN
     SELECT batch.last_seq INTO STRICT head FROM bellwether.batch ORDER BY batch.last_seq DESC LIMIT 1;
@@ -67,7 +68,9 @@ BEGIN
         SELECT rebaseline.head + count(*), pg_current_snapshot() FROM fresh
         ON CONFLICT (last_seq) DO UPDATE SET seen = excluded.seen
     )
-    SELECT head + count(*) INTO head FROM fresh;
+    SELECT head + count(*) INTO numbered FROM fresh;
+    PERFORM bellwether.keep_states(head);
+    head := numbered;
 
     UPDATE bellwether.event SET xid = '3'
     FROM bellwether.stream

@@ -8,7 +8,7 @@
 CREATE FUNCTION bellwether.retain(
     max_age interval, max_events bigint, at_most integer, OUT deleted bigint
 )
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_bitmapscan = off
@@ -26,6 +26,9 @@ BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('bellwether.retain', 0)) THEN
         RETURN;
     END IF;
+    -- Nobody repeats a request after a day.
+    DELETE FROM bellwether.publication WHERE publication.at < now() - interval '1 day';
+
     SELECT batch.last_seq INTO STRICT head FROM bellwether.batch ORDER BY batch.last_seq DESC LIMIT 1;
     SELECT stream.seq - 1 INTO floor FROM bellwether.stream ORDER BY stream.seq LIMIT 1;
     IF floor IS NULL THEN

@@ -7,29 +7,5 @@ CREATE TABLE IF NOT EXISTS public.events (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
--- Every row is published on the topic `events`, under its own name. A name's
--- control characters become spaces, and a row too large to send is told by its
--- key: capturing must never fail the writer.
-CREATE OR REPLACE FUNCTION bellwether.capture_events() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    max_bytes CONSTANT integer := 256 * 1024;
-    captured bigint;
-BEGIN
-    INSERT INTO bellwether.event (topic, name, key, data)
-    SELECT 'events', regexp_replace(inserted.name, '[[:cntrl:]]', ' ', 'g'), inserted.id::text,
-        CASE WHEN octet_length(row.data) <= max_bytes THEN row.data::json
-            ELSE json_build_object('id', inserted.id, 'truncated', true) END
-    FROM inserted CROSS JOIN LATERAL (SELECT row_to_json(inserted)::text AS data OFFSET 0) AS row;
-
-    GET DIAGNOSTICS captured = ROW_COUNT;
-    IF captured > 0 THEN
-        PERFORM bellwether.ring();
-    END IF;
-    RETURN NULL;
-END $$;
-
-CREATE OR REPLACE TRIGGER bellwether_capture
-AFTER INSERT ON public.events REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION bellwether.capture_events();
+-- Every row is published on the topic `events`, under its own name.
+SELECT bellwether.attach('public.events', topic => 'events', event => '{name}', ops => '{insert}');
