@@ -51,7 +51,7 @@ BEGIN
     FROM regexp_split_to_table(value, '') WITH ORDINALITY AS split (c, n);
     -- A topic has 255 bytes. What stands for a longer value must not stand for another.
     IF octet_length(escaped) > 100 THEN
-        escaped := left(bellwether.token(left(value, 16)), 48) || '%~' || md5(value);
+        escaped := left(bellwether.token(left(value, 16)), 48) || '%~' || left(encode(sha256(convert_to(value, 'UTF8')), 'hex'), 32);
     END IF;
     RETURN escaped;
 END $$;

@@ -35,7 +35,7 @@ RETURNS bigint LANGUAGE sql RETURN bellwether.publish(topic, name, data::json, k
 -- What was published with an idempotency key, so that it is published once.
 CREATE TABLE bellwether.publication (
     key       text PRIMARY KEY,
-    request   text NOT NULL,   -- tells it from another request with the same key
+    request   bytea NOT NULL,  -- a digest, tells it from another request with the same key
     ids       bigint[] NOT NULL,
     after_seq bigint NOT NULL, -- the events were numbered beyond this
     at        timestamptz NOT NULL DEFAULT clock_timestamp()
@@ -44,7 +44,8 @@ CREATE INDEX publication_at ON bellwether.publication (at);
 
 -- Publishes what several requests over HTTP ask for, in one transaction: they share its
 -- flush. Request `r` has the next `sizes[r]` of the events; one with an idempotency key
--- that was used before publishes nothing and gets the answer of that time.
+-- that was used before publishes nothing and gets the answer of that time (`repeated`, or
+-- `conflict` if it was another request: `requests` has their texts).
 --
 -- In the order of the keys, so that two hubs with the same ones cannot wait for each other.
 CREATE FUNCTION bellwether.publish_requests(
@@ -58,10 +59,10 @@ DECLARE
     head CONSTANT bigint := (SELECT batch.last_seq FROM bellwether.batch ORDER BY batch.last_seq DESC LIMIT 1);
     has_published boolean := false;
     due record;
-    found_request text;
+    found_request bytea;
 BEGIN
     FOR due IN
-        SELECT part.n::integer, part.key, part.request, sum(part.size) OVER (ORDER BY part.n) - part.size + 1 AS first, part.size
+        SELECT part.n::integer, part.key, sha256(convert_to(part.request, 'UTF8')) AS request, sum(part.size) OVER (ORDER BY part.n) - part.size + 1 AS first, part.size
         FROM unnest(keys, requests, sizes) WITH ORDINALITY AS part (key, request, size, n)
         ORDER BY part.key, part.n
     LOOP

@@ -3,7 +3,10 @@
 use anyhow::{Context, Result, anyhow};
 use embedded::Postgres;
 use hub::{Hub, Limits};
-use pg::{Backoff, Database, Doorbell, EventsTable, Feed, History, Link, Listener, Retention};
+use pg::{
+    Backoff, Database, Doorbell, EventsTable, Feed, History, Link, Listener, Publisher,
+    PublisherTask, Retention,
+};
 use server::{App, Health, Metrics, Settings};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -34,6 +37,7 @@ pub(crate) struct Instance {
     database: Database,
     listener: Listener,
     feed: Feed,
+    publishing: PublisherTask,
     retention: Retention,
     metrics: pg::Metrics,
     /// Up once the schema is what this program needs.
@@ -210,10 +214,12 @@ impl Instance {
             metrics.clone(),
             limits.ring_frames,
         );
+        let (publisher, publishing) = Publisher::new(&database, feed.at());
         let schema = watch::Sender::new(Link::Down("not connected yet".to_owned()));
         let app = App {
             hub: Hub::new(limits),
             history: History::new(&database),
+            publisher,
             health: Health::new(vec![schema.subscribe(), listener.link(), feed.link()]),
             metrics: Metrics::new(&metrics),
             settings,
@@ -223,6 +229,7 @@ impl Instance {
             database,
             listener,
             feed,
+            publishing,
             retention,
             metrics,
             schema,
@@ -236,7 +243,12 @@ impl Instance {
         let retain = self
             .retention
             .run(self.database, self.metrics, stop.clone());
-        tokio::join!(self.listener.run(stop), follow, retain);
+        tokio::join!(
+            self.listener.run(stop),
+            follow,
+            self.publishing.run(),
+            retain
+        );
         Ok(())
     }
 

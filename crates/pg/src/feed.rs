@@ -26,7 +26,7 @@ pub struct Feed {
     backoff: Backoff,
     session: Option<Session>,
     /// The last event that was handed out.
-    at: Option<Cursor>,
+    at: watch::Sender<Option<Cursor>>,
 }
 
 /// What happened to the stream.
@@ -72,8 +72,13 @@ impl Feed {
             link: watch::Sender::new(Link::Down("not connected yet".to_owned())),
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(1)),
             session: None,
-            at: None,
+            at: watch::Sender::new(None),
         }
+    }
+
+    /// The last event that was handed out.
+    pub fn at(&self) -> watch::Receiver<Option<Cursor>> {
+        self.at.subscribe()
     }
 
     /// Whether it follows, and is not behind.
@@ -107,12 +112,13 @@ impl Feed {
             Some(session) => session,
             none => {
                 let (doorbell, metrics) = (self.doorbell.clone(), self.metrics.clone());
-                let session =
-                    Session::connect(&self.database, self.hub, doorbell, metrics, self.at);
+                let at = *self.at.borrow();
+                let session = Session::connect(&self.database, self.hub, doorbell, metrics, at);
                 none.insert(session.await?)
             }
         };
-        let at = match self.at {
+        let at = *self.at.borrow();
+        let at = match at {
             Some(at) if at.epoch == session.epoch => at,
             _ => {
                 session.sequencer.announce().await?;
@@ -128,10 +134,10 @@ impl Feed {
                 };
                 tracing::info!(%epoch, head, recent = recent.len(), "following the stream");
                 self.metrics.read.inc_by(recent.len() as u64);
-                self.at = Some(Cursor {
+                self.at.send_replace(Some(Cursor {
                     epoch: *epoch,
                     seq: *head,
-                });
+                }));
                 return Ok(update);
             }
         };
@@ -148,7 +154,7 @@ impl Feed {
             set(&self.link, Link::Down(format!("{behind} events behind")));
         }
         self.metrics.read.inc_by(events.len() as u64);
-        self.at = Some(Cursor { seq, ..at });
+        self.at.send_replace(Some(Cursor { seq, ..at }));
         Ok(Update::Grown {
             epoch: at.epoch,
             events,

@@ -26,6 +26,7 @@ mod feed;
 mod history;
 mod listener;
 mod metrics;
+mod publisher;
 mod retention;
 mod schema;
 mod sequencer;
@@ -39,6 +40,7 @@ pub use feed::{Feed, Update};
 pub use history::History;
 pub use listener::Listener;
 pub use metrics::Metrics;
+pub use publisher::{Draft, Publication, Published, Publisher, PublisherTask};
 pub use retention::Retention;
 pub use schema::migrate;
 

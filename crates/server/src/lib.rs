@@ -17,9 +17,11 @@
 mod accept;
 mod body;
 mod control;
+mod envelope;
 mod health;
 mod ingest;
 mod metrics;
+mod publish;
 mod query;
 mod replay;
 mod response;
@@ -41,6 +43,8 @@ pub struct App {
     pub hub: Arc<hub::Hub>,
     /// The stream from before the hub's ring.
     pub history: pg::History,
+    /// Where to hand in what is to be published.
+    pub publisher: pg::Publisher,
     /// Whether this instance does its work.
     pub health: Health,
     /// What `/metrics` shows.

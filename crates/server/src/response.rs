@@ -5,7 +5,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{Either, Full};
 use serde_json::json;
 
-use crate::{EventBody, query::InvalidQuery};
+use crate::{EventBody, publish::InvalidPublication, query::InvalidQuery};
 
 /// The body of any response: a stream, or a whole text.
 pub(crate) type Body = Either<EventBody, Full<Bytes>>;
@@ -19,6 +19,12 @@ pub(crate) enum Refusal {
     MethodNotAllowed { allowed: &'static str },
     /// The request cannot be understood.
     BadQuery(InvalidQuery),
+    /// The request asks for something to be published that cannot be.
+    BadPublication(InvalidPublication),
+    /// Its idempotency key was another request's.
+    IdempotencyConflict,
+    /// The database does not answer.
+    NoDatabase,
 }
 
 impl Refusal {
@@ -35,6 +41,20 @@ impl Refusal {
                 format!("only {allowed} is answered here"),
             ),
             Self::BadQuery(why) => (StatusCode::BAD_REQUEST, "bad_query", why.to_string()),
+            Self::BadPublication(why) => (why.status(), "bad_publication", why.to_string()),
+            Self::IdempotencyConflict => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency_conflict",
+                "this Idempotency-Key was used for another request: take a new one for each"
+                    .to_owned(),
+            ),
+            Self::NoDatabase => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no_database",
+                "the database does not answer: try again, with the same Idempotency-Key if \
+                 something was to be published"
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -49,6 +69,10 @@ impl From<Refusal> for Response<Body> {
         if let Refusal::MethodNotAllowed { allowed } = refusal {
             let allowed = HeaderValue::from_static(allowed);
             response.headers_mut().insert(header::ALLOW, allowed);
+        }
+        if let Refusal::NoDatabase = refusal {
+            let seconds = HeaderValue::from_static("1");
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response
     }

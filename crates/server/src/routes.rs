@@ -1,12 +1,12 @@
 //! Method and path, and what answers.
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 use std::sync::Arc;
 
 use crate::{
-    App,
+    App, publish,
     query::StreamQuery,
     response::{self, Body, Refusal},
     stream,
@@ -29,6 +29,7 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
     let path = request.uri().path();
     let allowed = match path {
         "/v1/stream" => "GET",
+        "/v1/events" => "POST",
         "/" | "/healthz" | "/readyz" | "/metrics" => "GET, HEAD",
         _ => {
             return Refusal::NotFound {
@@ -38,8 +39,7 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
         }
     };
     let method = request.method();
-    let is_allowed = method == Method::GET || (method == Method::HEAD && allowed.contains("HEAD"));
-    if !is_allowed {
+    if !allowed.split(", ").any(|name| method == name) {
         return Refusal::MethodNotAllowed { allowed }.into();
     }
     match path {
@@ -53,6 +53,7 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
                 Err(why) => Refusal::BadQuery(why).into(),
             }
         }
+        "/v1/events" => publish::publish(&app, request).await,
         "/healthz" => response::json(StatusCode::OK, &json!({"alive": true})),
         "/readyz" => ready(&app),
         "/metrics" => metrics(&app),
