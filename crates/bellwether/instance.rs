@@ -4,7 +4,7 @@ use anyhow::{Context, Result, anyhow};
 use embedded::Postgres;
 use hub::{Hub, Limits};
 use pg::{Backoff, Database, Doorbell, EventsTable, Feed, History, Link, Listener, Retention};
-use server::{App, Health, Metrics, Settings};
+use server::{App, Health, Metrics, Pages, Settings};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -211,11 +211,14 @@ impl Instance {
             limits.ring_frames,
         );
         let schema = watch::Sender::new(Link::Down("not connected yet".to_owned()));
+        let history = History::new(&database);
+        let pages = Pages::new(history.clone());
         let app = App {
             hub: Hub::new(limits),
-            history: History::new(&database),
             health: Health::new(vec![schema.subscribe(), listener.link(), feed.link()]),
-            metrics: Metrics::new(&metrics),
+            metrics: Metrics::new(&metrics, &pages),
+            history,
+            pages,
             settings,
         };
         Self {
