@@ -28,8 +28,8 @@ use criterion::{
 };
 use hub::{Frame, Hub, Limits};
 use memchr::memmem;
-use pg::{Database, History};
-use server::{App, Health, Metrics, Settings};
+use pg::{Database, History, Publisher};
+use server::{App, Health, Metrics, Pages, Settings};
 use std::{
     cell::{Cell, LazyCell, RefCell},
     convert::Infallible,
@@ -51,6 +51,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
     runtime::{self, Runtime},
+    sync::watch,
     task::JoinSet,
     time::Instant,
 };
@@ -240,11 +241,15 @@ fn server_runtime(schedstats: &Arc<Mutex<Vec<PathBuf>>>) -> Runtime {
 /// cursor needs none.
 async fn listen(hub: Arc<Hub>) -> SocketAddr {
     let database = Database::parse("postgres://nobody@127.0.0.1:1/none").unwrap();
+    let history = History::new(&database);
+    let pages = Pages::new(history.clone());
     let app = App {
         hub,
-        history: History::new(&database),
         health: Health::new(Vec::new()),
-        metrics: Metrics::new(&pg::Metrics::default()),
+        metrics: Metrics::new(&pg::Metrics::default(), &pages),
+        history,
+        pages,
+        publisher: Publisher::new(&database, watch::Sender::default().subscribe()).0,
         settings: Settings {
             // None while it is measured.
             heartbeat: Duration::from_hours(24),

@@ -51,6 +51,30 @@ fn publish(c: &mut Criterion) {
     }
 }
 
+/// All of 10,000 clients leave, each the last one on its lane, which shares a pattern with
+/// all others.
+fn leave(c: &mut Criterion) {
+    let mut group = c.benchmark_group("lanes");
+    group.sample_size(10);
+    group.throughput(Throughput::Elements(10_000));
+    group.bench_function("leave/10000", |b| {
+        let hub = Hub::new(Limits::default());
+        hub.open(EPOCH, Vec::new(), HEAD, Vec::new());
+        b.iter_batched(
+            || {
+                let join = |n| {
+                    let own = format!("client.{n}");
+                    let filter = Filter::new(["news.>", "orders", &own]).unwrap();
+                    hub.subscribe(filter, None).unwrap()
+                };
+                (0..10_000).map(join).collect::<Vec<_>>()
+            },
+            drop,
+            BatchSize::PerIteration,
+        );
+    });
+}
+
 // === impl Tenants ===
 
 impl Tenants {
@@ -88,6 +112,6 @@ criterion_group! {
         .sample_size(50)
         .warm_up_time(Duration::from_secs(1))
         .measurement_time(Duration::from_secs(3));
-    targets = publish
+    targets = publish, leave
 }
 criterion_main!(benches);

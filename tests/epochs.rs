@@ -1,3 +1,5 @@
+use hub::Epoch;
+use pg::{Database, History};
 use serde_json::{Value, json};
 use std::process::Output;
 use tokio::process::Command;
@@ -114,6 +116,21 @@ async fn a_database_made_again_is_another_stream() {
         }
         cursors.push(client.cursor().to_owned());
     }
+}
+
+/// Who reads history for an epoch that is over gets nothing: the numbers may be others'.
+#[tokio::test]
+async fn history_of_another_epoch_is_refused() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    let mut client = hub.stream("topic=events").await;
+    let own = epoch(client.opened().await.cursor()).parse().unwrap();
+    database.insert(3).await;
+    client.events(3).await;
+    let history = History::new(&Database::parse(&database.url).unwrap());
+    assert_eq!(history.page(own, 1, 10).await.unwrap().len(), 2);
+    let other = history.page(Epoch::new(0), 1, 10).await;
+    assert!(matches!(other, Err(pg::Error::EpochEnded(_))), "{other:?}");
 }
 
 /// After a failover that lost its tail: numbers that clients have seen are given again.

@@ -34,6 +34,8 @@ mod shutdown;
 mod slow;
 /// An INSERT arrives, byte for byte.
 mod spine;
+/// Many clients at once.
+mod storm;
 /// The terminal client.
 mod tail;
 mod torture;

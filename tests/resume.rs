@@ -122,8 +122,29 @@ async fn what_retention_took_is_told() {
         &json!({"reason": "unknown", "from": "nonsense", "to": cursor(50)}),
     );
     check_rest(&mut client, 51).await;
+}
 
-    // Up to into the ring, and all of it.
+#[tokio::test]
+async fn what_retention_took_up_to_into_the_ring_is_still_in_the_ring() {
+    let database = TestDatabase::create().await;
+    let (hub, epoch) = hub_after(&database, 300).await;
+    let cursor = |seq: u64| format!("{epoch}-{seq}");
+    let psql = database.connect().await;
+    psql.batch_execute("DELETE FROM bellwether.stream WHERE seq <= 250")
+        .await
+        .unwrap();
+    let gap = json!({"reason": "retention", "from": cursor(10), "to": cursor(200), "missing": 190});
+    let mut client = hub.resume("topic=events", &cursor(10)).await;
+    check_gap(&client.events(1).await[0], &gap);
+    check_rest(&mut client, 201).await;
+}
+
+#[tokio::test]
+async fn when_retention_took_everything_the_ring_is_what_there_is() {
+    let database = TestDatabase::create().await;
+    let (hub, epoch) = hub_after(&database, 300).await;
+    let cursor = |seq: u64| format!("{epoch}-{seq}");
+    let psql = database.connect().await;
     psql.batch_execute("DELETE FROM bellwether.stream")
         .await
         .unwrap();

@@ -7,7 +7,7 @@ use pg::{
     Backoff, Database, Doorbell, EventsTable, Feed, History, Link, Listener, Publisher,
     PublisherTask, Retention,
 };
-use server::{App, Health, Metrics, Settings};
+use server::{App, Health, Metrics, Pages, Settings};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -216,12 +216,15 @@ impl Instance {
         );
         let (publisher, publishing) = Publisher::new(&database, feed.at());
         let schema = watch::Sender::new(Link::Down("not connected yet".to_owned()));
+        let history = History::new(&database);
+        let pages = Pages::new(history.clone());
         let app = App {
             hub: Hub::new(limits),
-            history: History::new(&database),
             publisher,
             health: Health::new(vec![schema.subscribe(), listener.link(), feed.link()]),
-            metrics: Metrics::new(&metrics),
+            metrics: Metrics::new(&metrics, &pages),
+            history,
+            pages,
             settings,
         };
         Self {

@@ -225,7 +225,8 @@ impl Session {
         let mut recent: Vec<Event> = Vec::new();
         let mut seq = head.saturating_sub(most as u64);
         while seq < head {
-            let mut page = read_after(self.sequencer.client(), &self.after, seq).await?;
+            let mut page =
+                read_after(self.sequencer.client(), &self.after, seq, PAGE_EVENTS).await?;
             let Some(last) = page.last() else { break };
             let is_next = recent
                 .last()
@@ -249,7 +250,7 @@ impl Session {
     /// A page of what follows a position, which exists. Other hubs are told meanwhile.
     async fn read_on(&mut self, seq: u64) -> Result<Vec<Event>, Error> {
         self.sequencer.announce().await?;
-        let events = read_after(self.sequencer.client(), &self.after, seq).await?;
+        let events = read_after(self.sequencer.client(), &self.after, seq, PAGE_EVENTS).await?;
         match events.first() {
             Some(first) if first.seq == seq + 1 => Ok(events),
             Some(first) => Err(Error::Decode(format!("{} follows {seq}", first.seq))),

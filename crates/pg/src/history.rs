@@ -1,30 +1,36 @@
 //! The stream as it stands in the tables.
 
 use deadpool_postgres::Pool;
-use hub::{Event, Topic};
+use hub::{Epoch, Event, Topic};
 use std::time::SystemTime;
 use tokio_postgres::{Client, Row};
 
 use crate::{Database, Error};
 
-/// Connections that read history at the same time, however many clients come back.
-const POOL_SIZE: usize = 4;
-
-/// Most events in one page.
+/// Most events that a feed reads at once.
 pub(crate) const PAGE_EVENTS: i64 = 1000;
 
 /// Bytes of data at which a page ends early, after at least one event.
 const PAGE_BYTES: i64 = 1024 * 1024;
 
-/// What follows a position, oldest first.
+/// What follows a position, oldest first. Large data are stored apart and compressed, and what
+/// they come to in that form is known without unpacking them: far too many never are.
 pub(crate) const AFTER: &str = "
     SELECT seq, topic, name, key, data, at
     FROM (
-        SELECT stream.seq, event.topic, event.name, event.key, event.data::text AS data, event.at,
-            sum(octet_length(event.data::text)) OVER (ORDER BY stream.seq ROWS UNBOUNDED PRECEDING)
-                - octet_length(event.data::text) AS bytes_before
-        FROM bellwether.stream JOIN bellwether.event ON event.id = stream.event_id
-        WHERE stream.seq > $1 ORDER BY stream.seq LIMIT $2
+        SELECT *, sum(octet_length(data)) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING)
+            - octet_length(data) AS bytes_before
+        FROM (
+            SELECT seq, topic, name, key, data::text AS data, at
+            FROM (
+                SELECT stream.seq, event.*,
+                    sum(pg_column_size(event.data)) OVER (ORDER BY stream.seq ROWS UNBOUNDED PRECEDING)
+                        - pg_column_size(event.data) AS stored_before
+                FROM bellwether.stream JOIN bellwether.event ON event.id = stream.event_id
+                WHERE stream.seq > $1 ORDER BY stream.seq LIMIT $2
+            ) AS stored
+            WHERE stored_before < $3 OFFSET 0
+        ) AS unpacked
     ) AS page
     WHERE bytes_before < $3";
 
@@ -33,6 +39,9 @@ const TOPICS_BEFORE: &str = "
     SELECT stream.seq, event.topic
     FROM bellwether.stream JOIN bellwether.event ON event.id = stream.event_id
     WHERE stream.seq <= $1 ORDER BY stream.seq DESC LIMIT $2";
+
+/// The epoch, as of now.
+const EPOCH: &str = "SELECT id FROM bellwether.epoch ORDER BY n DESC LIMIT 1";
 
 /// The oldest event that still exists.
 const OLDEST: &str = "SELECT seq FROM bellwether.stream ORDER BY seq LIMIT 1";
@@ -47,19 +56,35 @@ pub struct History {
 }
 
 impl History {
+    /// Most connections to the database at the same time, however many clients come back.
+    pub const CONNECTIONS: usize = 4;
+
     /// Connects when first asked.
     pub fn new(database: &Database) -> Self {
         Self {
-            pool: database.pool(POOL_SIZE),
+            pool: database.pool(Self::CONNECTIONS),
         }
     }
 
-    /// A page of what follows a position, in the stream's order and without holes. The first
-    /// event is the next one, unless that is gone. Empty if there is nothing.
-    pub async fn after(&self, seq: u64) -> Result<Vec<Event>, Error> {
+    /// Up to so many events that follow a position, in the stream's order and without holes;
+    /// fewer if they are large. The first is the next one, unless that is gone. Empty if there
+    /// is nothing.
+    ///
+    /// # Errors
+    /// Also if the epoch is over: its numbers may have been given again.
+    pub async fn page(&self, epoch: Epoch, seq: u64, at_most: u64) -> Result<Vec<Event>, Error> {
         let client = self.pool.get().await.map_err(Error::Pool)?;
-        let query = client.prepare_cached(AFTER).await.map_err(failed)?;
-        read_after(&client, &query, seq).await
+        let after = client.prepare_cached(AFTER).await.map_err(failed)?;
+        let newest_epoch = client.prepare_cached(EPOCH).await.map_err(failed)?;
+        // The epoch last: if it is still this one, so it was when the page was read.
+        let (events, newest) =
+            tokio::try_join!(read_after(&client, &after, seq, position(at_most)), async {
+                client.query_one(&newest_epoch, &[]).await.map_err(failed)
+            },)?;
+        if newest.get::<_, &str>(0) != epoch.to_string() {
+            return Err(Error::EpochEnded(epoch));
+        }
+        Ok(events)
     }
 
     /// Number of the oldest event that still exists; `None` if there is none.
@@ -92,14 +117,15 @@ impl History {
     }
 }
 
-/// A page of what follows a position, by [`AFTER`].
+/// Up to so many events that follow a position, by [`AFTER`].
 pub(crate) async fn read_after(
     client: &Client,
     query: &tokio_postgres::Statement,
     seq: u64,
+    at_most: i64,
 ) -> Result<Vec<Event>, Error> {
     let rows = client
-        .query(query, &[&position(seq), &PAGE_EVENTS, &PAGE_BYTES])
+        .query(query, &[&position(seq), &at_most, &PAGE_BYTES])
         .await
         .map_err(failed)?;
     let events = rows.iter().map(event).collect::<Result<Vec<_>, _>>()?;
@@ -130,7 +156,7 @@ fn number(row: &Row, column: usize) -> Result<u64, Error> {
     u64::try_from(number).map_err(|_| Error::Decode(format!("{number} is no place in the stream")))
 }
 
-/// A client may name any number; beyond the largest there is nothing.
+/// As Postgres has it. A client may name any number; beyond the largest there is nothing.
 fn position(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
 }

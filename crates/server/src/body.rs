@@ -7,20 +7,21 @@ use std::{
     convert::Infallible,
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::{
-    App, Settings, control,
-    replay::{self, Piece},
+    App, Pages, Settings, control,
+    pages::{Bookmark, Piece},
 };
 
 /// A stream of events to one client.
 ///
 /// Says what its opening says, then hands on what its subscription brings, with a heartbeat
-/// now and then. Where the ring does not reach back far enough it reads history, a page at
+/// now and then. Where the ring does not reach back far enough it reads history, a piece at
 /// a time, and only as fast as the client takes it. When the hub closes it ends, after
 /// telling the client when to come back.
 pub struct EventBody {
@@ -30,13 +31,14 @@ pub struct EventBody {
     live: Option<Live>,
 }
 
-type PageRead = Pin<Box<dyn Future<Output = Result<Piece, pg::Error>> + Send>>;
+type PieceRead = Pin<Box<dyn Future<Output = Result<Piece, Arc<pg::Error>>> + Send>>;
 
 struct Live {
     subscription: Subscription,
-    history: pg::History,
-    /// The page of history that is being read, if one is.
-    page: Option<PageRead>,
+    pages: Pages,
+    /// The piece of history that is being read, if one is.
+    piece: Option<PieceRead>,
+    bookmark: Option<Bookmark>,
     heartbeat: Interval,
     settings: Settings,
 }
@@ -51,8 +53,9 @@ impl EventBody {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let live = Live {
             subscription,
-            history: app.history.clone(),
-            page: None,
+            pages: app.pages.clone(),
+            piece: None,
+            bookmark: None,
             heartbeat,
             settings,
         };
@@ -114,7 +117,7 @@ impl Live {
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
             match self.poll_events(cx) {
-                // Nothing of this page was for this client.
+                // Nothing of this piece was for this client.
                 Poll::Ready(Some(bytes)) if bytes.is_empty() => {}
                 Poll::Ready(next) => return Poll::Ready(next),
                 // The heartbeat comes last, so that its id is never ahead of an event.
@@ -128,18 +131,17 @@ impl Live {
 
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
-            if let Some(page) = &mut self.page {
-                let Poll::Ready(piece) = page.as_mut().poll(cx) else {
-                    return Poll::Pending;
-                };
-                self.page = None;
+            if let Some(reading) = &mut self.piece {
+                let piece = ready!(reading.as_mut().poll(cx));
+                self.piece = None;
                 return Poll::Ready(match piece {
-                    Ok(Piece { bytes, to }) => {
-                        self.subscription.replayed_to(to);
+                    Ok(Piece { bytes, bookmark }) => {
+                        self.subscription.replayed_to(bookmark.seq);
+                        self.bookmark = Some(bookmark);
                         Some(bytes)
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "cannot replay from history");
+                        tracing::debug!(%error, "cannot replay from history");
                         None
                     }
                 });
@@ -149,12 +151,8 @@ impl Live {
                 Poll::Ready(Next::BeforeRing { floor }) => {
                     let filter = self.subscription.filter().clone();
                     let from = self.subscription.cursor();
-                    self.page = Some(Box::pin(replay::read(
-                        self.history.clone(),
-                        filter,
-                        from,
-                        floor,
-                    )));
+                    let pages = self.pages.clone();
+                    self.piece = Some(Box::pin(pages.next(filter, from, floor, self.bookmark)));
                 }
                 Poll::Ready(Next::Closed) => return Poll::Ready(None),
                 Poll::Pending => return Poll::Pending,

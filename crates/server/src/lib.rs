@@ -4,7 +4,7 @@
 //!
 //! [`serve`] hands each connection to hyper, which calls `routes` for each request. For
 //! `GET /v1/stream`, `stream` finds out where the client is to start and subscribes it to
-//! the hub; from then on `body` is what hyper polls for bytes, with `replay` for what is older
+//! the hub; from then on `body` is what hyper polls for bytes, with `pages` for what is older
 //! than the hub's ring. [`ingest()`] is the other
 //! end: it follows the database, encodes each event once and publishes it to the hub.
 //!
@@ -21,9 +21,9 @@ mod envelope;
 mod health;
 mod ingest;
 mod metrics;
+mod pages;
 mod publish;
 mod query;
-mod replay;
 mod response;
 mod routes;
 mod stream;
@@ -35,16 +35,19 @@ pub use body::EventBody;
 pub use health::Health;
 pub use ingest::{encode, ingest};
 pub use metrics::Metrics;
+pub use pages::Pages;
 
 /// What every request may need. One for the process.
 #[derive(Debug)]
 pub struct App {
     /// Where events are published and subscribed to.
     pub hub: Arc<hub::Hub>,
-    /// The stream from before the hub's ring.
+    /// Questions about the stream from before the hub's ring.
     pub history: pg::History,
     /// Where to hand in what is to be published.
     pub publisher: pg::Publisher,
+    /// That part of the stream itself.
+    pub pages: Pages,
     /// Whether this instance does its work.
     pub health: Health,
     /// What `/metrics` shows.

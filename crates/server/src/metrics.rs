@@ -4,6 +4,8 @@ use hub::Hub;
 use prometheus_client::{encoding::text::encode, metrics::gauge::Gauge, registry::Registry};
 use std::{fmt, sync::atomic::AtomicU64};
 
+use crate::Pages;
+
 /// All metrics of this instance, in the Prometheus text format.
 #[derive(Debug)]
 pub struct Metrics {
@@ -16,9 +18,10 @@ pub struct Metrics {
 
 impl Metrics {
     /// Ours and the database side's.
-    pub fn new(pg: &pg::Metrics) -> Self {
+    pub fn new(pg: &pg::Metrics, pages: &Pages) -> Self {
         let mut registry = Registry::with_prefix("bellwether");
         pg.register(&mut registry);
+        pages.register(&mut registry);
         let (clients, lanes) = (Gauge::default(), Gauge::default());
         let (head, ring_floor) = (Gauge::default(), Gauge::default());
         registry.register("clients", "Open streams", clients.clone());

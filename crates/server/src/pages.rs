@@ -1,0 +1,493 @@
+//! History in pages that all clients share.
+//!
+//! Ten thousand clients that come back with cursors from before the ring want much the same
+//! events. So history is cut into pages that begin at the same places for all, and a page
+//! is read once: who asks while it is being read waits for that read, and who asks later
+//! finds it in a small cache. What a page holds never changes, as events never do; that some
+//! of them are deleted meanwhile hurts nobody.
+//!
+//! What it costs is bounded whatever clients ask for: so many reads at the same time, so many bytes in
+//! the cache; and a client holds no page, only the piece of it that it is being sent.
+
+use bytes::{Bytes, BytesMut};
+use hub::{Cursor, Epoch, Event, Filter, Frame, Topic};
+use moka::{future::Cache, policy::EvictionPolicy};
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
+use std::{collections::BTreeSet, fmt, sync::Arc};
+use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{control::Gap, ingest::encode};
+
+/// Pages begin at multiples of the first. One that is cut short, because events are large, is
+/// continued where it ends, up to the next multiple of the finest of these that this place is
+/// not at. So who reads on from there soon meets who begins in the midst of it.
+const GRAINS: [u64; 5] = [1024, 128, 16, 2, 1];
+
+/// Bytes of a page that are handed out in one piece, unless one event is larger.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// Bytes of pages that are kept for whoever asks next.
+const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Pages being read at the same time. One connection of the pool is left for other questions.
+const READS: usize = pg::History::CONNECTIONS - 1;
+
+/// Pages of history. A clone shares them.
+#[derive(Clone)]
+pub struct Pages {
+    history: pg::History,
+    cache: Cache<Start, Arc<Page>>,
+    reads: Arc<Semaphore>,
+    read: Counter,
+    hits: Counter,
+}
+
+/// Which page: the one after this position. The same position in another epoch is another
+/// page, as the numbers may have been given again, and the ids on it are others in any case.
+type Start = (Epoch, u64);
+
+/// Some of the stream without holes, encoded.
+#[derive(Debug)]
+struct Page {
+    /// The position before its first event; later than asked for if something is gone.
+    floor: u64,
+    /// The position of its last event.
+    end: u64,
+    leaves: Vec<Leaf>,
+}
+
+/// So much of a page as is handed out in one piece to a client that wants all of it.
+#[derive(Debug)]
+struct Leaf {
+    /// At least one. Their bytes are slices of `bytes`.
+    frames: Vec<Frame>,
+    topics: BTreeSet<Topic>,
+    bytes: Bytes,
+}
+
+/// What one client is sent next.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    /// Maybe nothing.
+    pub(crate) bytes: Bytes,
+    /// Where it ends.
+    pub(crate) bookmark: Bookmark,
+}
+
+/// A client's position in history, and the page on which it goes on from there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bookmark {
+    pub(crate) seq: u64,
+    page: u64,
+}
+
+// === impl Pages ===
+
+impl Pages {
+    /// No page is read before somebody asks for it.
+    pub fn new(history: pg::History) -> Self {
+        let weigh = |_: &Start, page: &Arc<Page>| u32::try_from(page.weight()).unwrap_or(u32::MAX);
+        let cache = Cache::builder()
+            .max_capacity(CACHE_BYTES)
+            .weigher(weigh)
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        Self {
+            history,
+            cache,
+            reads: Arc::new(Semaphore::new(READS)),
+            read: Counter::default(),
+            hits: Counter::default(),
+        }
+    }
+
+    /// Registers what is counted here.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "history_pages_read",
+            "Pages of history read from the database",
+            self.read.clone(),
+        );
+        registry.register(
+            "history_page_hits",
+            "Times that a page of history was there already, or being read",
+            self.hits.clone(),
+        );
+    }
+
+    /// What a filter matches of what follows a position, up to `floor`, where the ring takes
+    /// over. What retention has taken is told by a gap.
+    pub(crate) async fn next(
+        self,
+        filter: Filter,
+        from: Cursor,
+        floor: u64,
+        bookmark: Option<Bookmark>,
+    ) -> Result<Piece, Arc<pg::Error>> {
+        // One that was left there a while ago: the client has been reading the ring since.
+        let marked = bookmark.filter(|bookmark| bookmark.seq == from.seq);
+        let marked = marked.map(|bookmark| bookmark.page);
+        for start in starts(from.seq, marked) {
+            let page = self.page((from.epoch, start), floor).await?;
+            if page.end > from.seq {
+                return Ok(page.piece(start, &filter, from, floor));
+            }
+        }
+        unreachable!("the page after a position ends beyond it")
+    }
+
+    async fn page(&self, start: Start, floor: u64) -> Result<Arc<Page>, Arc<pg::Error>> {
+        if let Some(page) = self.cache.get(&start).await {
+            self.hits.inc();
+            return Ok(page);
+        }
+        // In a task, because others may wait for this read, and nobody polls the stream of a
+        // client that takes nothing. If this client leaves, one of the others reads.
+        let read = tokio::spawn(self.clone().read_once(start, floor));
+        let read = AbortOnDropHandle::new(read).await;
+        read.expect("it neither panics nor is it stopped while somebody waits")
+    }
+
+    /// Reads a page, or waits for somebody else's read of it.
+    async fn read_once(self, start: Start, floor: u64) -> Result<Arc<Page>, Arc<pg::Error>> {
+        let entry = self.cache.entry(start);
+        let entry = entry.or_try_insert_with(self.read(start, floor)).await?;
+        if entry.is_fresh() {
+            // At once: the cache would put off dropping what no longer fits.
+            self.cache.run_pending_tasks().await;
+        } else {
+            self.hits.inc();
+        }
+        Ok(entry.into_value())
+    }
+
+    async fn read(&self, start: Start, floor: u64) -> Result<Arc<Page>, pg::Error> {
+        let (epoch, after) = start;
+        let _permit = self.reads.acquire().await.expect("it is never closed");
+        let events = self.history.page(epoch, after, longest(after)).await;
+        let events = events.inspect_err(|error| {
+            tracing::warn!(error = %pg::chain(error), after, "cannot read a page of history");
+        })?;
+        self.read.inc();
+        Ok(Arc::new(Page::new(epoch, &events, floor)))
+    }
+}
+
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pages")
+            .field("read", &self.read.get())
+            .field("hits", &self.hits.get())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Most events in the page after a position.
+fn longest(start: u64) -> u64 {
+    let mut finest_first = GRAINS.iter().rev();
+    let grain = finest_first.find(|&grain| !start.is_multiple_of(*grain));
+    grain.map_or(GRAINS[0], |grain| grain - start % grain)
+}
+
+/// Where the page may begin that holds what follows a position, the likeliest first: it was
+/// marked, or it is the longest that was not cut short before the position.
+fn starts(seq: u64, marked: Option<u64>) -> impl Iterator<Item = u64> {
+    let aligned = GRAINS.iter().map(move |grain| seq - seq % grain);
+    marked.into_iter().chain(aligned)
+}
+
+// === impl Page ===
+
+impl Page {
+    /// A page of these events. Without any, all up to `floor` is gone: the ring was there
+    /// before they were looked for.
+    fn new(epoch: Epoch, events: &[Event], floor: u64) -> Self {
+        let mut leaves = Vec::new();
+        let mut rest = events;
+        while !rest.is_empty() {
+            let leaf = Leaf::new(epoch, rest);
+            rest = &rest[leaf.frames.len()..];
+            leaves.push(leaf);
+        }
+        Self {
+            floor: events.first().map_or(floor, |event| event.seq - 1),
+            end: events.last().map_or(floor, |event| event.seq),
+            leaves,
+        }
+    }
+
+    /// The next piece for one client, from a position before this page's end. Nothing beyond
+    /// `floor`: of that, the hub may not have sent all to everybody yet.
+    fn piece(&self, start: u64, filter: &Filter, from: Cursor, floor: u64) -> Piece {
+        let mut bytes = Bytes::new();
+        let mut seq = from.seq;
+        if seq < self.floor {
+            seq = self.floor.min(floor);
+            bytes = gap(from, seq);
+        }
+        let leaves = self.leaves.iter().skip_while(|leaf| leaf.end() <= from.seq);
+        for leaf in leaves {
+            if !bytes.is_empty() || seq >= floor {
+                break;
+            }
+            bytes = leaf.bytes_for(filter, seq, floor);
+            seq = leaf.end().min(floor);
+        }
+        let page = if seq < self.end { start } else { self.end };
+        Piece {
+            bytes,
+            bookmark: Bookmark { seq, page },
+        }
+    }
+
+    /// About how many bytes of memory it takes.
+    fn weight(&self) -> usize {
+        let leaf = |leaf: &Leaf| leaf.bytes.len() + leaf.frames.len() * (size_of::<Frame>() + 32);
+        size_of::<Self>() + self.leaves.iter().map(leaf).sum::<usize>()
+    }
+}
+
+// === impl Leaf ===
+
+impl Leaf {
+    /// So many of the events as fit.
+    fn new(epoch: Epoch, events: &[Event]) -> Self {
+        let mut bytes = BytesMut::new();
+        let mut ends = Vec::new();
+        for event in events {
+            encode(epoch, event, &mut bytes);
+            ends.push(bytes.len());
+            if bytes.len() >= PIECE_BYTES {
+                break;
+            }
+        }
+        let bytes = bytes.freeze();
+        let mut begin = 0;
+        let frame = |(event, end): (&Event, usize)| Frame {
+            seq: event.seq,
+            topic: event.topic.clone(),
+            bytes: bytes.slice(std::mem::replace(&mut begin, end)..end),
+        };
+        let frames: Vec<Frame> = events.iter().zip(ends).map(frame).collect();
+        Self {
+            topics: frames.iter().map(|frame| frame.topic.clone()).collect(),
+            frames,
+            bytes,
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.frames.last().expect("there is one").seq
+    }
+
+    /// The bytes of what a filter matches after `seq` and up to `floor`.
+    fn bytes_for(&self, filter: &Filter, seq: u64, floor: u64) -> Bytes {
+        let wanted = self.topics.iter().filter(|topic| filter.matches(topic));
+        let wanted: BTreeSet<&Topic> = wanted.collect();
+        if wanted.is_empty() {
+            return Bytes::new();
+        }
+        let is_whole = seq < self.frames[0].seq && self.end() <= floor;
+        if is_whole && wanted.len() == self.topics.len() {
+            return self.bytes.clone();
+        }
+        // A copy, and no slices of it: a client that is slow to take one of them would keep all.
+        let frames = self
+            .frames
+            .iter()
+            .filter(|frame| seq < frame.seq && frame.seq <= floor && wanted.contains(&frame.topic));
+        let frames: Vec<&[u8]> = frames.map(|frame| &*frame.bytes).collect();
+        frames.concat().into()
+    }
+}
+
+/// Tells that what lies between two positions is gone.
+fn gap(from: Cursor, to: u64) -> Bytes {
+    let mut bytes = BytesMut::new();
+    let gap = Gap {
+        reason: "retention",
+        from: from.to_string(),
+        to: Cursor { seq: to, ..from },
+        missing: Some(to - from.seq),
+    };
+    gap.encode(&mut bytes);
+    bytes.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
+    use sse::{Decoder, Item};
+    use std::{collections::HashMap, time::SystemTime};
+
+    const EPOCH: Epoch = Epoch::new(7);
+
+    /// What stands in for the tables.
+    #[derive(Clone, Debug)]
+    struct Table {
+        events: Vec<Event>,
+        /// Those up to this number are deleted.
+        deleted: u64,
+        page_bytes: usize,
+    }
+
+    impl Table {
+        fn read(&self, start: u64, floor: u64) -> Page {
+            let mut bytes = 0;
+            let events: Vec<Event> = self.events
+                [usize::try_from(start.max(self.deleted)).unwrap()..]
+                .iter()
+                .take(usize::try_from(longest(start)).unwrap())
+                .take_while(|event| {
+                    let before = bytes;
+                    bytes += event.data.len();
+                    before < self.page_bytes
+                })
+                .cloned()
+                .collect();
+            Page::new(EPOCH, &events, floor)
+        }
+    }
+
+    fn event(seq: u64, topic: &str, len: usize) -> Event {
+        Event {
+            seq,
+            topic: Topic::new(topic).unwrap(),
+            name: "n".to_owned(),
+            key: None,
+            data: "x".repeat(len),
+            at: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    fn table() -> impl Strategy<Value = Table> {
+        let one = (prop_oneof!["a", "b", "c"], 1_usize..400);
+        let small = proptest::collection::vec(one.clone(), 1..60);
+        let runs = (small, 1_usize..60);
+        let page_bytes = prop_oneof![1_usize..5_000, 50_000_usize..500_000];
+        (runs, page_bytes).prop_map(|((few, times), page_bytes)| {
+            let all = std::iter::repeat_n(few, times).flatten().zip(1..);
+            let events = all.map(|((topic, len), seq)| event(seq, &topic, len));
+            Table {
+                events: events.collect(),
+                deleted: 0,
+                page_bytes,
+            }
+        })
+    }
+
+    /// The numbers in a piece: of events, and what a gap spans.
+    fn numbers(bytes: &[u8]) -> (Vec<u64>, Option<(u64, u64)>) {
+        let seq = |cursor: &str| cursor.parse::<Cursor>().unwrap().seq;
+        let mut decoder = Decoder::new();
+        decoder.feed(bytes);
+        let (mut seqs, mut gap) = (Vec::new(), None);
+        for item in &mut decoder {
+            match item.unwrap() {
+                Item::Event(event) if event.name == "gap" => {
+                    let data: Value = serde_json::from_str(&event.data).unwrap();
+                    gap = Some((
+                        seq(data["from"].as_str().unwrap()),
+                        seq(data["to"].as_str().unwrap()),
+                    ));
+                }
+                Item::Event(event) => seqs.push(seq(&event.id)),
+                other => panic!("{other:?}"),
+            }
+        }
+        (seqs, gap)
+    }
+
+    proptest! {
+        /// Many clients on their ways through history, while pages are forgotten, events are
+        /// deleted and the ring moves on: each gets what is its, once and in order, and is told of
+        /// what is gone, and only of that.
+        #[test]
+        fn each_once_and_in_order(
+            mut table in table(),
+            clients in proptest::collection::vec((any::<prop::sample::Index>(), "(a|b|>|d)"), 1..6),
+            steps in proptest::collection::vec((0_u8..20, any::<prop::sample::Index>()), 0..300),
+        ) {
+            let head = table.events.len() as u64;
+            let mut floor = head / 2;
+            let mut pages: HashMap<u64, Page> = HashMap::new();
+            let mut clients: Vec<_> = clients.iter().map(|(at, pattern)| {
+                let at = at.index(table.events.len()) as u64;
+                (at, at, Filter::new([pattern.as_str()]).unwrap(), None::<Bookmark>, Vec::new(), Vec::new())
+            }).collect();
+            let last = (0..clients.len()).flat_map(|client| std::iter::repeat_n((20 + client, 0), 10_000));
+            let steps: Vec<_> = steps.into_iter()
+                .map(|(step, index)| (usize::from(step), index.index(table.events.len()) as u64))
+                .chain(last)
+                .collect();
+            for (step, to) in steps {
+                match step {
+                    0 => pages.clear(),
+                    1 => table.deleted = table.deleted.max(to),
+                    2 => floor = floor.max(to),
+                    step => {
+                        let client = step % clients.len();
+                        let (_, seq, filter, bookmark, got, gaps) = &mut clients[client];
+                        if *seq >= floor {
+                            continue;
+                        }
+                        let marked = bookmark.filter(|mark| mark.seq == *seq).map(|mark| mark.page);
+                        let start = starts(*seq, marked)
+                            .find(|&start| {
+                                let page = pages.entry(start).or_insert_with(|| table.read(start, floor));
+                                page.end > *seq
+                            })
+                            .expect("one of them ends beyond it");
+                        let cursor = Cursor { epoch: EPOCH, seq: *seq };
+                        let piece = pages[&start].piece(start, filter, cursor, floor);
+                        prop_assert!(piece.bytes.len() < PIECE_BYTES + 1000);
+                        prop_assert!((*seq + 1..=floor).contains(&piece.bookmark.seq), "on it goes, to the ring");
+                        let (seqs, gap) = numbers(&piece.bytes);
+                        got.extend(seqs);
+                        if let Some((from, to)) = gap {
+                            prop_assert!(from == *seq && to <= table.deleted.max(floor) && from < to);
+                            gaps.push((from, to));
+                        }
+                        *seq = piece.bookmark.seq;
+                        *bookmark = Some(piece.bookmark);
+                    }
+                }
+            }
+            for (from, to, filter, _, got, gaps) in clients {
+                prop_assert!(to >= floor);
+                let gone = |seq| gaps.iter().any(|&(from, to)| from < seq && seq <= to);
+                for &(_, end) in &gaps {
+                    prop_assert!(end <= table.deleted, "nothing is said to be gone that is not");
+                }
+                let due = table.events.iter().filter(|event| {
+                    from < event.seq && event.seq <= to && filter.matches(&event.topic) && !gone(event.seq)
+                });
+                let due: Vec<u64> = due.map(|event| event.seq).collect();
+                prop_assert_eq!(got, due);
+            }
+        }
+    }
+
+    #[test]
+    fn where_pages_begin_and_end() {
+        let pages = |seq, marked| starts(seq, marked).collect::<Vec<_>>();
+        assert_eq!(pages(5019, None), [4096, 4992, 5008, 5018, 5019]);
+        assert_eq!(
+            pages(5019, Some(5017)),
+            [5017, 4096, 4992, 5008, 5018, 5019]
+        );
+        for (start, longest_end) in [
+            (4096, 5120),
+            (4992, 5120),
+            (5008, 5120),
+            (5018, 5024),
+            (5019, 5020),
+            (0, 1024),
+        ] {
+            assert_eq!(start + longest(start), longest_end, "after {start}");
+        }
+    }
+}
