@@ -23,13 +23,23 @@ pub(crate) struct TestDatabase {
 
 impl TestDatabase {
     pub(crate) async fn create() -> Self {
+        Self::create_from("template1").await
+    }
+
+    /// A copy of one that nobody is connected to any more, or will not be in a moment.
+    pub(crate) async fn copy_of(original: &Self) -> Self {
+        let (_, name) = original.url.rsplit_once('/').unwrap();
+        Self::create_from(name).await
+    }
+
+    async fn create_from(template: &str) -> Self {
         let server = SERVER
             .get_or_init(|| async { private_postgres(&folder("shared")).await })
             .await;
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let admin = connect(&server.url()).await;
         admin
-            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {template}"))
             .await
             .unwrap();
         Self {

@@ -6,12 +6,14 @@ use std::{
     process::{Command, Stdio},
 };
 
+use crate::root;
+
 const NODE: u32 = 20;
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
 /// Installs what is not there yet. Without a network, a line that says what is missing.
 pub(crate) fn install() -> Result<(), String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients");
+    let folder = root().join("tests/clients");
     check_node()?;
     npm(&folder)?;
     python(&folder)?;
@@ -102,7 +104,7 @@ fn remember(file: &Path, mark: &Path) -> Result<(), String> {
 }
 
 /// Runs a program silently, or tells in one line why it failed.
-fn run(command: &mut Command, what: &str) -> Result<(), String> {
+pub(crate) fn run(command: &mut Command, what: &str) -> Result<(), String> {
     eprintln!("+ {what}");
     output(command)
         .map(drop)
@@ -110,7 +112,7 @@ fn run(command: &mut Command, what: &str) -> Result<(), String> {
 }
 
 /// What it prints, or the first line that looks like a reason.
-fn output(command: &mut Command) -> Result<String, String> {
+pub(crate) fn output(command: &mut Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(|error| error.to_string())?;
     if output.status.success() {
