@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 use std::process::Output;
 use tokio::process::Command;
 
-use crate::harness::{Client, Hub, TestDatabase, eventually, within};
+use crate::harness::{Client, Hub, TestDatabase, eventually, server_major, within};
 
 async fn run(program: &str, args: &[&str]) -> String {
     let ran = within(program, Command::new(program).args(args).output()).await;
@@ -24,10 +24,8 @@ async fn run(program: &str, args: &[&str]) -> String {
 async fn copy(database: &TestDatabase) -> TestDatabase {
     let version = run("pg_dump", &["--version"]).await; // pg_dump (PostgreSQL) 15.18 (Debian …
     let version = version.split(' ').nth(2).unwrap();
-    let pg_dump: i32 = version.split('.').next().unwrap().trim().parse().unwrap();
-    let major = "SELECT current_setting('server_version_num')::integer / 10000";
-    let server = database.connect().await.query_one(major, &[]).await;
-    if pg_dump < server.unwrap().get(0) {
+    let pg_dump: u32 = version.split('.').next().unwrap().trim().parse().unwrap();
+    if pg_dump < server_major().await {
         eprintln!("pg_dump {pg_dump} is too old for this server, which copies by itself instead");
         return TestDatabase::copy_of(database).await;
     }

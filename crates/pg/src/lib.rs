@@ -24,9 +24,11 @@ mod error;
 mod events_table;
 mod feed;
 mod history;
+mod limit;
 mod listener;
 mod metrics;
 mod retention;
+mod rights;
 mod schema;
 mod sequencer;
 
@@ -47,6 +49,8 @@ pub use schema::migrate;
 pub enum Link {
     /// It does.
     Up,
+    /// It does, but something is wrong, and this is what.
+    Strained(String),
     /// It does not, for this reason.
     Down(String),
 }

@@ -1,8 +1,9 @@
-//! Others' clients, which the end-to-end tests hold against the hub.
+//! What the end-to-end tests need beside the project: others' clients, which they hold against
+//! the hub, and a program.
 
 use std::{
     env, fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -17,7 +18,8 @@ pub(crate) fn install() -> Result<(), String> {
     check_node()?;
     npm(&folder)?;
     python(&folder)?;
-    browser()
+    browser()?;
+    network()
 }
 
 fn check_node() -> Result<(), String> {
@@ -69,15 +71,31 @@ fn python(folder: &Path) -> Result<(), String> {
 }
 
 fn browser() -> Result<(), String> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> = env::split_paths(&path).collect();
-    let is_there = |name: &str| folders.iter().any(|folder| folder.join(name).is_file());
     if BROWSERS.into_iter().any(is_there) {
         return Ok(());
     }
+    apt_get("Chromium", "chromium")
+}
+
+/// Makes the network that a test cuts.
+fn network() -> Result<(), String> {
+    if is_there("ip") {
+        return Ok(());
+    }
+    apt_get("the program ip", "iproute2")
+}
+
+fn is_there(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+fn apt_get(what: &str, package: &str) -> Result<(), String> {
     let is_root = output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
     if !is_root || !is_there("apt-get") {
-        return Err("the tests need Chromium: apt-get install chromium, as root".to_owned());
+        return Err(format!(
+            "the tests need {what}: apt-get install {package}, as root"
+        ));
     }
     let apt = |args: &[&str]| {
         let mut apt = Command::new("apt-get");
@@ -90,7 +108,7 @@ fn browser() -> Result<(), String> {
         run(&mut apt, &format!("apt-get {}", args.join(" ")))
     };
     apt(&["update"])?;
-    apt(&["install", "--no-install-recommends", "chromium"])
+    apt(&["install", "--no-install-recommends", package])
 }
 
 /// Whether this file was the one at the last installation.

@@ -1,5 +1,7 @@
 //! The end-to-end tests on one version of Postgres after the other.
 
+#![allow(clippy::disallowed_types)] // no clock is paused here
+
 use std::{
     env::consts,
     fs,
