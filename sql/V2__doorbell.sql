@@ -21,6 +21,23 @@ CREATE FUNCTION bellwether.now_ms() RETURNS bigint
 LANGUAGE sql VOLATILE
 RETURN (date_part('epoch', clock_timestamp()) * 1000)::bigint;
 
+-- Whether a notification does no harm. The cluster's queue of them grows while any
+-- session that listens is inside a transaction, and once it is full, every commit that
+-- notifies fails. At half of it we stop: hubs find events without being called, too.
+CREATE FUNCTION bellwether.can_notify() RETURNS boolean
+LANGUAGE sql VOLATILE
+RETURN pg_notification_queue_usage() < 0.5;
+
+-- Notifies all hubs, if that does no harm.
+CREATE FUNCTION bellwether.notify(payload text) RETURNS void
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF bellwether.can_notify() THEN
+        PERFORM pg_notify('bellwether', payload);
+    END IF;
+END $$;
+
 -- Wakes a hub, unless one is awake. To be called after the event's row is in:
 -- by then the transaction has its id, and `lapse` relies on that.
 --
@@ -37,7 +54,7 @@ BEGIN
     IF coalesce(pg_sequence_last_value('bellwether.awake_until'), 0) < bellwether.now_ms()
         AND current_setting('bellwether.doorbell', true) IS DISTINCT FROM 'off'
     THEN
-        PERFORM pg_notify('bellwether', '');
+        PERFORM bellwether.notify('');
     END IF;
 END $$;
 

@@ -16,6 +16,8 @@ mod demo;
 mod doorbell;
 /// What is not a continuation, and what is.
 mod epochs;
+/// Networks, servers and rights that are not as they should be.
+mod faults;
 /// Paths, methods, headers, HTTP/2, health.
 mod http;
 /// Several hubs on one database.

@@ -23,13 +23,21 @@ pub(crate) struct TestDatabase {
 
 impl TestDatabase {
     pub(crate) async fn create() -> Self {
-        let server = SERVER
-            .get_or_init(|| async { private_postgres(&folder("shared")).await })
-            .await;
+        Self::create_from("template1").await
+    }
+
+    /// A copy of one that nobody is connected to any more, or will not be in a moment.
+    pub(crate) async fn copy_of(original: &Self) -> Self {
+        let (_, name) = original.url.rsplit_once('/').unwrap();
+        Self::create_from(name).await
+    }
+
+    async fn create_from(template: &str) -> Self {
+        let server = shared_server().await;
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let admin = connect(&server.url()).await;
         admin
-            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {template}"))
             .await
             .unwrap();
         Self {
@@ -71,17 +79,34 @@ impl TestDatabase {
     }
 }
 
+async fn shared_server() -> &'static Postgres {
+    let start = || async { private_postgres(&folder("shared")).await };
+    SERVER.get_or_init(start).await
+}
+
+/// The major version of all servers here.
+pub(crate) async fn server_major() -> u32 {
+    shared_server().await.major()
+}
+
 /// A server for one test that wants to stop it.
 pub(crate) async fn private_postgres(folder: &Path) -> Postgres {
-    let started = Builder::new(folder)
+    private_postgres_with(folder, &[]).await
+}
+
+/// One with settings of its own.
+pub(crate) async fn private_postgres_with(folder: &Path, settings: &[(&str, &str)]) -> Postgres {
+    let mut builder = Builder::new(folder)
         .binaries(std::env::var_os("BELLWETHER_TEST_PG_BIN").map(PathBuf::from))
         .holder("the end-to-end tests")
         .setting("max_prepared_transactions", "10")
         .setting("max_connections", "200")
         .setting("search_path", "public")
-        .setting("fsync", "off") // whether it survives a power cut is not what is tested
-        .start()
-        .await;
+        .setting("fsync", "off"); // whether it survives a power cut is not what is tested
+    for (name, value) in settings {
+        builder = builder.setting(*name, *value);
+    }
+    let started = builder.start().await;
     started.unwrap_or_else(|error| panic!("{}", pg::chain(&error)))
 }
 

@@ -5,20 +5,26 @@ use nix::{
     unistd::Pid,
 };
 use std::{
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    net::TcpStream,
     process::{Child, ChildStdout, Command},
 };
 
 use super::{Client, TestDatabase, within};
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_bellwether");
+
 /// The program under test, without what the machine's environment would tell it.
 pub(crate) fn bellwether() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bellwether"));
+    undisturbed(Command::new(PROGRAM))
+}
+
+fn undisturbed(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name
             .to_str()
@@ -44,6 +50,8 @@ pub(crate) struct Hub {
 pub(crate) struct HubOptions {
     pub(crate) listen: String,
     pub(crate) args: Vec<String>,
+    /// The network namespace it is in, if not in ours.
+    pub(crate) network: Option<String>,
     /// Whether to keep what it logs from the test's output.
     pub(crate) is_quiet: bool,
 }
@@ -53,6 +61,7 @@ impl Default for HubOptions {
         Self {
             listen: "127.0.0.1:0".to_owned(),
             args: Vec::new(),
+            network: None,
             is_quiet: false,
         }
     }
@@ -87,7 +96,15 @@ impl Hub {
         url: &str,
         options: HubOptions,
     ) -> Result<Self, (ExitStatus, String)> {
-        let mut child = bellwether()
+        let mut command = match &options.network {
+            None => bellwether(),
+            Some(network) => {
+                let mut command = undisturbed(Command::new("ip"));
+                command.args(["netns", "exec", network, PROGRAM]);
+                command
+            }
+        };
+        let mut child = command
             .args(["serve", "--listen", &options.listen, "--database-url", url])
             .args(&options.args)
             .stdout(Stdio::piped())
@@ -127,6 +144,30 @@ impl Hub {
                 let status = within("the hub's end", child.wait()).await.unwrap();
                 return Err((status, log.await.unwrap()));
             }
+        }
+    }
+
+    /// A hub that may take long to be ready, at an address that is free now.
+    pub(crate) async fn begin(url: &str) -> Self {
+        let address = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let listen = address.to_string();
+        let mut child = bellwether()
+            .args(["serve", "--listen", &listen, "--database-url", url])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        super::eventually("it is alive", true, async || {
+            TcpStream::connect(address).await.is_ok()
+        })
+        .await;
+        Self {
+            child,
+            stdout,
+            address,
         }
     }
 

@@ -6,7 +6,9 @@ mod hub;
 mod ledger;
 
 pub(crate) use client::{Client, Delivery, get, request_whole};
-pub(crate) use database::{TestDatabase, connect, private_postgres};
+pub(crate) use database::{
+    TestDatabase, connect, private_postgres, private_postgres_with, server_major,
+};
 pub(crate) use hub::{Hub, HubOptions, bellwether};
 pub(crate) use ledger::{Committed, check_order, now};
 

@@ -1,7 +1,10 @@
 //! Faults, and the stage they happen on.
 
 use embedded::{Mode, Postgres};
-use nix::sys::signal::{Signal, kill};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -10,19 +13,23 @@ use std::{
 };
 use tokio::time::{self, Instant};
 
-use super::verdict::Table;
+use super::{verdict::Table, writer::TENANTS};
 use crate::harness::{
     Client, Delivery, Hub, HubOptions, TestDatabase, connect, eventually, get, within,
 };
 
 /// What can happen.
-const FAULTS: [Fault; 8] = [
+const FAULTS: [Fault; 12] = [
     Fault::KillHub,
     Fault::TerminateHub,
     Fault::FreezeHub,
+    Fault::AddHub,
+    Fault::RemoveHub,
     Fault::CutListener,
     Fault::CutSequencer,
     Fault::CutAllHubs,
+    Fault::FreezeListener,
+    Fault::FreezeSequencer,
     Fault::RestartServer,
     Fault::CrashServer,
 ];
@@ -32,12 +39,21 @@ enum Fault {
     KillHub,
     TerminateHub,
     FreezeHub,
+    AddHub,
+    RemoveHub,
     CutListener,
     CutSequencer,
     CutAllHubs,
+    /// The server's side of a connection stops to answer, which stays open.
+    FreezeListener,
+    FreezeSequencer,
     RestartServer,
     CrashServer,
 }
+
+/// Which of the server's sessions with hubs are meant.
+const LISTENERS: &str = "query LIKE '%pg_listening_channels%' OR query LIKE '%LISTEN%'";
+const SEQUENCERS: &str = "query LIKE '%bellwether.advance%'";
 
 /// The server, the hubs, and what the faults did to them.
 #[derive(Debug)]
@@ -45,6 +61,8 @@ pub(super) struct Stage {
     server: Postgres,
     database: TestDatabase,
     hubs: Vec<Hub>,
+    /// Where no hub is at the moment.
+    vacant: Vec<SocketAddr>,
     /// What is to happen next: all there is, in any order, and then again.
     deck: Vec<Fault>,
     /// From each fault to the first event inserted afterwards that is through.
@@ -53,28 +71,30 @@ pub(super) struct Stage {
 }
 
 impl Stage {
+    /// So many hubs to begin with, on the first of these addresses.
     pub(super) async fn set(
         server: Postgres,
         database: TestDatabase,
-        addresses: Vec<SocketAddr>,
+        addresses: &[SocketAddr],
+        hubs: usize,
     ) -> Self {
+        let (taken, vacant) = addresses.split_at(hubs);
         let mut hubs = Vec::new();
-        for address in addresses {
+        for &address in taken {
             hubs.push(start(&database, address).await);
         }
         database.create_events_table().await;
+        let psql = connect(&database.url).await;
+        psql.batch_execute(TENANTS).await.unwrap();
         Self {
             server,
             database,
             hubs,
+            vacant: vacant.to_vec(),
             deck: Vec::new(),
             recoveries: BTreeMap::new(),
             probes: 0,
         }
-    }
-
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.hubs.iter().map(|hub| hub.address).collect()
     }
 
     /// One fault, and the time until an event gets through again: to a client of a hub that
@@ -86,44 +106,79 @@ impl Stage {
         }
         let fault = self.deck.pop().expect("it was filled");
         let struck = random.usize(..self.hubs.len());
+        let pause = Duration::from_millis(random.u64(0..1500));
         let witness = self.hubs[(struck + 1) % self.hubs.len()].address;
+        // The only hub takes its clients with it: they wait until it is back.
+        let is_alone = self.hubs.len() == 1;
         let watching = within("a witness", watch(witness)).await;
         // From here on the time counts, but for a server that is down: that is not ours.
         let mut began = Instant::now();
         match fault {
-            Fault::KillHub => {
-                let hub = self.hubs.remove(struck);
-                let address = hub.address;
-                hub.kill().await;
-                let probed = self.probe(watching).await;
-                self.note(fault, probed.duration_since(began));
-                time::sleep(Duration::from_millis(random.u64(0..1000))).await;
-                self.hubs.push(start(&self.database, address).await);
-                return;
-            }
-            Fault::TerminateHub => {
+            Fault::RemoveHub if is_alone => return,
+            Fault::KillHub | Fault::TerminateHub | Fault::RemoveHub => {
                 let mut hub = self.hubs.remove(struck);
-                hub.terminate();
-                let probed = self.probe(watching).await;
-                self.note(fault, probed.duration_since(began));
-                assert_eq!(hub.exit_code().await, Some(0));
+                let is_killed = fault == Fault::KillHub;
+                if is_killed {
+                    kill(hub.pid(), Signal::SIGKILL).unwrap();
+                } else {
+                    hub.terminate();
+                }
+                if !is_alone {
+                    self.recover(fault, watching, began).await;
+                }
+                let code = if is_killed { None } else { Some(0) };
+                assert_eq!(hub.exit_code().await, code);
+                if fault == Fault::RemoveHub {
+                    self.vacant.push(hub.address);
+                    return;
+                }
+                if is_killed {
+                    time::sleep(pause).await;
+                }
                 self.hubs.push(start(&self.database, hub.address).await);
                 return;
             }
             Fault::FreezeHub => {
                 let pid = self.hubs[struck].pid();
                 kill(pid, Signal::SIGSTOP).unwrap();
-                let probed = self.probe(watching).await;
-                self.note(fault, probed.duration_since(began));
-                time::sleep(Duration::from_millis(random.u64(0..1500))).await;
+                if !is_alone {
+                    self.recover(fault, watching, began).await;
+                }
+                time::sleep(pause).await;
                 kill(pid, Signal::SIGCONT).unwrap();
                 return;
             }
-            Fault::CutListener => {
-                self.cut("query LIKE '%pg_listening_channels%' OR query LIKE 'LISTEN%'")
-                    .await;
+            Fault::FreezeListener | Fault::FreezeSequencer => {
+                let which = if fault == Fault::FreezeListener {
+                    LISTENERS
+                } else {
+                    SEQUENCERS
+                };
+                let sessions = self.sessions(which).await;
+                if sessions.is_empty() {
+                    return; // all of them are on their way back from another fault
+                }
+                let pid = sessions[struck % sessions.len()];
+                // One that has ended by now needs no freezing.
+                let send = |signal| kill(pid, signal).ok();
+                send(Signal::SIGSTOP);
+                let thaw = async {
+                    time::sleep(pause).await;
+                    send(Signal::SIGCONT);
+                };
+                // At the same time: it may hold what even the probe waits for.
+                tokio::join!(thaw, self.recover(fault, watching, began));
+                return;
             }
-            Fault::CutSequencer => self.cut("query LIKE '%bellwether.advance%'").await,
+            Fault::AddHub => {
+                let Some(address) = self.vacant.pop() else {
+                    return;
+                };
+                self.hubs.push(start(&self.database, address).await);
+                began = Instant::now();
+            }
+            Fault::CutListener => self.cut(LISTENERS).await,
+            Fault::CutSequencer => self.cut(SEQUENCERS).await,
             Fault::CutAllHubs => self.cut("true").await,
             Fault::RestartServer | Fault::CrashServer => {
                 let mode = if fault == Fault::CrashServer {
@@ -135,8 +190,25 @@ impl Stage {
                 began = Instant::now();
             }
         }
-        let probed = self.probe(watching).await;
-        self.note(fault, probed.duration_since(began));
+        self.recover(fault, watching, began).await;
+    }
+
+    /// Inserts an event, waits for the witness to see it, and notes how long that took.
+    async fn recover(&mut self, fault: Fault, witness: Client, began: Instant) {
+        let probed = self.probe(witness).await;
+        let times = self.recoveries.entry(fault).or_default();
+        times.push(probed.duration_since(began));
+    }
+
+    /// The server's processes for these sessions.
+    async fn sessions(&self, which: &str) -> Vec<Pid> {
+        let sessions = format!(
+            "SELECT pid FROM pg_stat_activity
+             WHERE application_name = 'bellwether' AND ({which}) ORDER BY pid"
+        );
+        let psql = connect(&self.database.url).await;
+        let rows = psql.query(&sessions, &[]).await.unwrap();
+        rows.iter().map(|row| Pid::from_raw(row.get(0))).collect()
     }
 
     /// Terminates backends of the hubs.
@@ -166,22 +238,24 @@ impl Stage {
         Instant::now()
     }
 
-    fn note(&mut self, fault: Fault, recovery: Duration) {
-        self.recoveries.entry(fault).or_default().push(recovery);
-    }
-
     /// Tells the clients where the stream ends, once it has; and returns all of it.
     pub(super) async fn settle(&mut self, target: &AtomicU64) -> Table {
         let psql = connect(&self.database.url).await;
+        // What a writer prepared when a fault struck, and had no time to come back to.
+        let prepared = psql.query("SELECT gid FROM pg_prepared_xacts", &[]).await;
+        for row in prepared.unwrap() {
+            let commit = format!("COMMIT PREPARED '{}'", row.get::<_, &str>(0));
+            psql.batch_execute(&commit).await.unwrap();
+        }
         let open = async || -> i64 {
-            let open =
-                "SELECT (SELECT count(*) FROM events) - (SELECT count(*) FROM bellwether.stream)";
+            let open = "SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM tenants)
+                - (SELECT count(*) FROM bellwether.stream)";
             psql.query_one(open, &[]).await.unwrap().get(0)
         };
         eventually("each committed row has its number, once", 0, open).await;
         let rows = psql
             .query(
-                "SELECT stream.seq, event.name FROM bellwether.stream
+                "SELECT stream.seq, event.topic, event.name FROM bellwether.stream
                  JOIN bellwether.event ON event.id = stream.event_id ORDER BY stream.seq",
                 &[],
             )
@@ -189,7 +263,7 @@ impl Stage {
             .unwrap();
         let table: Table = rows
             .iter()
-            .map(|row| (row.get::<_, i64>(0).unsigned_abs(), row.get(1)))
+            .map(|row| (row.get::<_, i64>(0).unsigned_abs(), row.get(1), row.get(2)))
             .collect();
         target.store(table.len() as u64, Ordering::Relaxed);
         for hub in &self.hubs {
@@ -237,6 +311,8 @@ async fn start(database: &TestDatabase, address: SocketAddr) -> Hub {
         "100ms",
         "--ring-events",
         "2000",
+        "--stall-timeout",
+        "2s",
     ];
     let options = HubOptions {
         listen: address.to_string(),

@@ -76,8 +76,11 @@ impl Status {
         let text = String::from_utf8_lossy(&text); // it holds a path
         let mut lines = text.lines();
         let pid = lines.next()?.trim().parse().ok()?;
-        // The eighth line: "starting", "ready", "stopping", each padded.
-        let is_ready = lines.nth(6).is_some_and(|line| line.trim() == "ready");
+        // The eighth line: "starting", "ready", "stopping", each padded. A standby that takes
+        // connections says "standby".
+        let is_ready = lines
+            .nth(6)
+            .is_some_and(|line| matches!(line.trim(), "ready" | "standby"));
         Some(Self { pid, is_ready })
     }
 }

@@ -2,13 +2,14 @@
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use std::{fmt, time::Duration};
+use tokio::time;
 use tokio_postgres::{
-    Client, Config, Connection, NoTls, Socket,
-    config::{Host, SslMode},
+    Client, Config, Connection, NoTls, SimpleQueryMessage, Socket,
+    config::{Host, SslMode, TargetSessionAttrs},
     tls::NoTlsStream,
 };
 
-use crate::Error;
+use crate::{Error, limit::within};
 
 /// How long to wait for the server to answer a new connection, and for one from the pool.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,6 +58,10 @@ impl Database {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
+        if config.get_hosts().len() > 1 {
+            // Of several servers, the one that is not a standby.
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
         Ok(Self { config })
     }
 
@@ -64,13 +69,17 @@ impl Database {
     pub(crate) async fn connect_raw(
         &self,
     ) -> Result<(Client, Connection<Socket, NoTlsStream>), Error> {
-        self.config
-            .connect(NoTls)
-            .await
-            .map_err(|source| Error::Connect {
+        // The library's own limit ends when the server's kernel has taken the connection.
+        let limit = self.config.get_connect_timeout();
+        let limit = *limit.unwrap_or(&CONNECT_TIMEOUT);
+        let all = limit * u32::try_from(self.config.get_hosts().len()).unwrap_or(1);
+        match time::timeout(all, self.config.connect(NoTls)).await {
+            Ok(connected) => connected.map_err(|source| Error::Connect {
                 target: self.to_string(),
                 source,
-            })
+            }),
+            Err(_) => Err(Error::TimedOut("connect", all)),
+        }
     }
 
     /// A connection that a task of its own drives until the client is dropped, with our
@@ -83,8 +92,14 @@ impl Database {
                 tracing::debug!(%error, "connection ended");
             }
         });
-        let set = client.batch_execute(SESSION).await;
-        set.map_err(|error| Error::Query("set up a session", error))?;
+        let set_up = format!("{SESSION}; SELECT pg_is_in_recovery()");
+        let answers = within("set up a session", client.simple_query(&set_up)).await?;
+        let is_in_recovery = answers.iter().any(|answer| {
+            matches!(answer, SimpleQueryMessage::Row(row) if row.get("pg_is_in_recovery") == Some("t"))
+        });
+        if is_in_recovery {
+            return Err(Error::InRecovery(self.to_string()));
+        }
         Ok(client)
     }
 

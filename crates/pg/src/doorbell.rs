@@ -42,9 +42,12 @@ impl Doorbell {
         self.0.heard.notify_one();
     }
 
-    /// Says whether anybody would hear it ring. Nobody does at first.
+    /// Says whether anybody would hear it ring. Nobody does at first. If that is news, somebody
+    /// has to look: what was rung before may not have been heard.
     pub(crate) fn set_heard(&self, is_heard: bool) {
-        self.0.is_heard.store(is_heard, Ordering::Relaxed);
+        if self.0.is_heard.swap(is_heard, Ordering::Relaxed) != is_heard {
+            self.ring();
+        }
     }
 
     pub(crate) fn is_heard(&self) -> bool {

@@ -18,6 +18,13 @@ pub enum Error {
         /// What went wrong.
         source: tokio_postgres::Error,
     },
+    /// The server is a standby; which.
+    InRecovery(String),
+    /// The role lacks rights.
+    Rights {
+        /// The statements that would give them.
+        grants: String,
+    },
     /// Making or upgrading our tables.
     Migrate(Box<refinery::Error>),
     /// The tables were made by a newer program.
@@ -47,13 +54,19 @@ impl Error {
     /// Whether trying again later cannot help: somebody has to change something first.
     pub fn is_permanent(&self) -> bool {
         match self {
-            Self::Url(_) | Self::Tls | Self::SchemaNewer { .. } | Self::Migrate(_) => {
-                !self.is_disconnect()
-            }
+            Self::Url(_)
+            | Self::Tls
+            | Self::SchemaNewer { .. }
+            | Self::Migrate(_)
+            | Self::Rights { .. } => !self.is_disconnect(),
             Self::Connect { source, .. } => is_refusal(source),
-            Self::Query(_, source) => source.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE),
-            _ => false,
+            _ => self.is_denied(),
         }
+    }
+
+    /// A query that the role has no right to.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self, Self::Query(_, source) if source.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE))
     }
 
     /// A cause that reads like a lost connection or a server that is going down, wherever
@@ -97,6 +110,14 @@ impl fmt::Display for Error {
                  use sslmode=prefer or disable, or a local TLS tunnel",
             ),
             Self::Connect { target, .. } => write!(f, "cannot connect to {target}"),
+            Self::InRecovery(target) => write!(
+                f,
+                "the server of {target} is in recovery: read-only until it is promoted"
+            ),
+            Self::Rights { grants } => write!(
+                f,
+                "rights are missing: have the schema's owner or a superuser run {grants}"
+            ),
             Self::Migrate(_) => f.write_str("cannot make or upgrade the schema `bellwether`"),
             Self::SchemaNewer { found, known } => write!(
                 f,
@@ -105,7 +126,9 @@ impl fmt::Display for Error {
             ),
             Self::Query(what, _) => write!(f, "cannot {what}"),
             Self::Pool(_) => f.write_str("cannot get a database connection from the pool"),
-            Self::TimedOut(what, limit) => write!(f, "no answer within {limit:?} to {what}"),
+            Self::TimedOut(what, limit) => {
+                write!(f, "no answer within {limit:?} from the database, to {what}")
+            }
             Self::NotListening => f.write_str(
                 "the session has stopped listening: is there a pooler in transaction mode between? \
                  Connect to Postgres directly",

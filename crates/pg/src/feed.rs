@@ -1,16 +1,22 @@
 //! The stream as it grows: batch after batch, over as many connections as it takes.
 
 use hub::{Ancestor, Cursor, Epoch, Event};
-use std::time::Duration;
 use tokio::{sync::watch, time};
-use tokio_postgres::Statement;
+use tokio_postgres::{Statement, types::ToSql};
 
 use crate::{
     Backoff, Database, Doorbell, Error, Link, Metrics,
     error::chain,
-    history::{AFTER, PAGE_EVENTS, read_after},
-    sequencer::Sequencer,
+    history::{AFTER, PAGE_EVENTS, page_after},
+    limit::within,
+    rights,
+    sequencer::{ADVANCE, Sequencer},
 };
+
+/// Who numbers holds the lock for as long as that takes, be it minutes after a load of
+/// millions of rows, and goes on to the end if its hub has given up waiting for the answer;
+/// but nobody queues behind it for long, or those who gave up would be ever more.
+const PATIENCE: &str = "SET lock_timeout = '5s'; SET client_connection_check_interval = 0";
 
 /// Follows the stream: numbers what is new, or sees that another instance has, and reads it.
 #[derive(Debug)]
@@ -70,7 +76,7 @@ impl Feed {
             hub: fastrand::i64(1..),
             recent,
             link: watch::Sender::new(Link::Down("not connected yet".to_owned())),
-            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(1)),
+            backoff: Backoff::reconnect(),
             session: None,
             at: watch::Sender::new(None),
         }
@@ -96,6 +102,7 @@ impl Feed {
                 }
                 Err(error) => {
                     self.session = None;
+                    let error = rights::explain(&self.database, error).await;
                     let delay = self.backoff.next(fastrand::f64());
                     let reason = chain(&error);
                     tracing::warn!(error = %reason, retry_ms = delay.as_millis(), "not following the stream");
@@ -150,7 +157,7 @@ impl Feed {
         let events = session.read_on(at.seq).await?;
         let seq = events.last().map_or(at.seq, |event| event.seq);
         let behind = head.saturating_sub(seq);
-        if behind > PAGE_EVENTS.unsigned_abs() {
+        if behind > PAGE_EVENTS {
             set(&self.link, Link::Down(format!("{behind} events behind")));
         }
         self.metrics.read.inc_by(events.len() as u64);
@@ -171,21 +178,26 @@ impl Session {
         known: Option<Cursor>,
     ) -> Result<Self, Error> {
         let client = database.connect().await?;
-        let failed = |error| Error::Query("join the stream", error);
         let known_epoch = known.map(|known| known.epoch.to_string());
         let known_head = known.and_then(|known| i64::try_from(known.seq).ok());
+        let known: [&(dyn ToSql + Sync); 2] = [&known_epoch, &known_head];
         let connect = "SELECT epoch, head FROM bellwether.connect($1, $2)";
-        let row = client
-            .query_one(connect, &[&known_epoch, &known_head])
-            .await
-            .map_err(failed)?;
+        // Sent together, for one round trip.
+        let join = async {
+            tokio::try_join!(
+                client.batch_execute(PATIENCE),
+                client.query_one(connect, &known),
+                client.prepare(ADVANCE),
+                client.prepare(AFTER),
+            )
+        };
+        let ((), row, advance, after) = within("join the stream", join).await?;
         let epoch = parse_epoch(row.get(0))?;
         let at = Cursor {
             epoch,
             seq: row.get::<_, i64>(1).unsigned_abs(),
         };
-        let after = client.prepare(AFTER).await.map_err(failed)?;
-        let sequencer = Sequencer::new(client, hub, doorbell, metrics, at).await?;
+        let sequencer = Sequencer::new(client, advance, hub, doorbell, metrics, at).await?;
         Ok(Self {
             sequencer,
             after,
@@ -199,8 +211,8 @@ impl Session {
         let recent = self.recent(head, most).await?;
         let ancestors =
             "SELECT id, lead(after_seq) OVER (ORDER BY n) FROM bellwether.epoch ORDER BY n";
-        let rows = self.sequencer.client().query(ancestors, &[]).await;
-        let rows = rows.map_err(|error| Error::Query("read the epochs", error))?;
+        let rows = self.sequencer.client().query(ancestors, &[]);
+        let rows = within("read the epochs", rows).await?;
         let mut ancestors = Vec::new();
         for row in &rows {
             // The newest has none after it, and is no ancestor of itself.
@@ -225,8 +237,7 @@ impl Session {
         let mut recent: Vec<Event> = Vec::new();
         let mut seq = head.saturating_sub(most as u64);
         while seq < head {
-            let mut page =
-                read_after(self.sequencer.client(), &self.after, seq, PAGE_EVENTS).await?;
+            let mut page = self.page_after(seq).await?;
             let Some(last) = page.last() else { break };
             let is_next = recent
                 .last()
@@ -247,10 +258,14 @@ impl Session {
         Ok(recent)
     }
 
+    async fn page_after(&self, seq: u64) -> Result<Vec<Event>, Error> {
+        page_after(self.sequencer.client(), &self.after, seq, PAGE_EVENTS).await
+    }
+
     /// A page of what follows a position, which exists. Other hubs are told meanwhile.
     async fn read_on(&mut self, seq: u64) -> Result<Vec<Event>, Error> {
         self.sequencer.announce().await?;
-        let events = read_after(self.sequencer.client(), &self.after, seq, PAGE_EVENTS).await?;
+        let events = self.page_after(seq).await?;
         match events.first() {
             Some(first) if first.seq == seq + 1 => Ok(events),
             Some(first) => Err(Error::Decode(format!("{} follows {seq}", first.seq))),

@@ -1,17 +1,20 @@
 //! The stream as it stands in the tables.
 
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Object, Pool};
 use hub::{Epoch, Event, Topic};
 use std::time::SystemTime;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, Statement, types::ToSql};
 
-use crate::{Database, Error};
+use crate::{Database, Error, limit::within};
 
 /// Most events that a feed reads at once.
-pub(crate) const PAGE_EVENTS: i64 = 1000;
+pub(crate) const PAGE_EVENTS: u64 = 1000;
 
 /// Bytes of data at which a page ends early, after at least one event.
 const PAGE_BYTES: i64 = 1024 * 1024;
+
+/// What a query here is for.
+const READ: &str = "read history";
 
 /// What follows a position, oldest first. Large data are stored apart and compressed, and what
 /// they come to in that form is known without unpacking them: far too many never are.
@@ -73,67 +76,95 @@ impl History {
     /// # Errors
     /// Also if the epoch is over: its numbers may have been given again.
     pub async fn page(&self, epoch: Epoch, seq: u64, at_most: u64) -> Result<Vec<Event>, Error> {
-        let client = self.pool.get().await.map_err(Error::Pool)?;
-        let after = client.prepare_cached(AFTER).await.map_err(failed)?;
-        let newest_epoch = client.prepare_cached(EPOCH).await.map_err(failed)?;
-        // The epoch last: if it is still this one, so it was when the page was read.
-        let (events, newest) =
-            tokio::try_join!(read_after(&client, &after, seq, position(at_most)), async {
-                client.query_one(&newest_epoch, &[]).await.map_err(failed)
-            },)?;
+        let (seq, at_most) = (position(seq), position(at_most));
+        let (rows, newest) = self
+            .ask(async |client| {
+                let after = client.prepare_cached(AFTER).await?;
+                let newest_epoch = client.prepare_cached(EPOCH).await?;
+                // The epoch last: if it is still this one, so it was when the page was read.
+                let page: [&(dyn ToSql + Sync); 3] = [&seq, &at_most, &PAGE_BYTES];
+                tokio::try_join!(
+                    client.query(&after, &page),
+                    client.query_one(&newest_epoch, &[]),
+                )
+            })
+            .await?;
         if newest.get::<_, &str>(0) != epoch.to_string() {
             return Err(Error::EpochEnded(epoch));
         }
-        Ok(events)
+        page(&rows)
     }
 
     /// Number of the oldest event that still exists; `None` if there is none.
     pub async fn oldest(&self) -> Result<Option<u64>, Error> {
-        let client = self.pool.get().await.map_err(Error::Pool)?;
-        let query = client.prepare_cached(OLDEST).await.map_err(failed)?;
-        let row = client.query_opt(&query, &[]).await.map_err(failed)?;
-        row.map(|row| number(&row, 0)).transpose()
+        let rows = self.query(OLDEST, &[]).await?;
+        rows.first().map(|row| number(row, 0)).transpose()
     }
 
     /// Number of the newest event.
     pub async fn newest(&self) -> Result<u64, Error> {
-        let client = self.pool.get().await.map_err(Error::Pool)?;
-        let query = client.prepare_cached(NEWEST).await.map_err(failed)?;
-        let row = client.query_one(&query, &[]).await.map_err(failed)?;
-        number(&row, 0)
+        let rows = self.query(NEWEST, &[]).await?;
+        let newest = rows.first().map(|row| number(row, 0));
+        newest.unwrap_or_else(|| Err(Error::Decode("there is no head".to_owned())))
     }
 
     /// The topics of up to `limit` events at or before a position, newest first.
     pub async fn topics_before(&self, seq: u64, limit: u32) -> Result<Vec<(u64, Topic)>, Error> {
-        let client = self.pool.get().await.map_err(Error::Pool)?;
-        let query = client.prepare_cached(TOPICS_BEFORE).await.map_err(failed)?;
-        let rows = client
-            .query(&query, &[&position(seq), &i64::from(limit)])
-            .await
-            .map_err(failed)?;
+        let rows = self
+            .query(TOPICS_BEFORE, &[&position(seq), &i64::from(limit)])
+            .await?;
         rows.iter()
             .map(|row| Ok((number(row, 0)?, topic(row.get(1)))))
             .collect()
     }
+
+    async fn query(&self, query: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
+        self.ask(async |client| {
+            let query = client.prepare_cached(query).await?;
+            client.query(&query, params).await
+        })
+        .await
+    }
+
+    async fn ask<T>(
+        &self,
+        ask: impl AsyncFnOnce(&Object) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, Error> {
+        let client = self.pool.get().await.map_err(Error::Pool)?;
+        let answer = within(READ, ask(&client)).await;
+        if let Err(Error::TimedOut(..)) = answer {
+            // Whoever had it next would wait behind this query.
+            drop(Object::take(client));
+        }
+        answer
+    }
 }
 
 /// Up to so many events that follow a position, by [`AFTER`].
-pub(crate) async fn read_after(
+pub(crate) async fn page_after(
     client: &Client,
-    query: &tokio_postgres::Statement,
+    query: &Statement,
     seq: u64,
-    at_most: i64,
+    at_most: u64,
 ) -> Result<Vec<Event>, Error> {
-    let rows = client
-        .query(query, &[&position(seq), &at_most, &PAGE_BYTES])
-        .await
-        .map_err(failed)?;
+    let (seq, at_most) = (position(seq), position(at_most));
+    let params: [&(dyn ToSql + Sync); 3] = [&seq, &at_most, &PAGE_BYTES];
+    page(&within(READ, client.query(query, &params)).await?)
+}
+
+fn page(rows: &[Row]) -> Result<Vec<Event>, Error> {
     let events = rows.iter().map(event).collect::<Result<Vec<_>, _>>()?;
     // One commit can hold a million events and a page ends anywhere, but never with a hole.
-    if events.windows(2).any(|pair| pair[1].seq != pair[0].seq + 1) {
-        return Err(Error::Decode(format!("the stream has a hole after {seq}")));
+    match events
+        .windows(2)
+        .find(|pair| pair[1].seq != pair[0].seq + 1)
+    {
+        Some(pair) => Err(Error::Decode(format!(
+            "the stream has a hole after {}",
+            pair[0].seq
+        ))),
+        None => Ok(events),
     }
-    Ok(events)
 }
 
 fn event(row: &Row) -> Result<Event, Error> {
@@ -159,8 +190,4 @@ fn number(row: &Row, column: usize) -> Result<u64, Error> {
 /// As Postgres has it. A client may name any number; beyond the largest there is nothing.
 fn position(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
-}
-
-fn failed(error: tokio_postgres::Error) -> Error {
-    Error::Query("read history", error)
 }

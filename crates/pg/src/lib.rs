@@ -24,10 +24,12 @@ mod error;
 mod events_table;
 mod feed;
 mod history;
+mod limit;
 mod listener;
 mod metrics;
 mod publisher;
 mod retention;
+mod rights;
 mod schema;
 mod sequencer;
 
@@ -49,6 +51,8 @@ pub use schema::migrate;
 pub enum Link {
     /// It does.
     Up,
+    /// It does, but something is wrong, and this is what.
+    Strained(String),
     /// It does not, for this reason.
     Down(String),
 }

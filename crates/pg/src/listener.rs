@@ -6,17 +6,22 @@ use tokio::{sync::watch, time};
 use tokio_postgres::{AsyncMessage, Client, Connection, Socket, tls::NoTlsStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Backoff, Database, Doorbell, Error, Link, Metrics};
+use crate::{Backoff, Database, Doorbell, Error, Link, Metrics, chain, limit::within, rights};
 
 /// The lock is what other hubs count, to know whether anybody wants announcements; it goes
 /// with the session. The ring has them count anew.
 const LISTEN: &str = "
-    LISTEN bellwether; SELECT pg_advisory_lock_shared(bellwether.hub_lock()); NOTIFY bellwether";
+    LISTEN bellwether; SELECT pg_advisory_lock_shared(bellwether.hub_lock());
+    SELECT bellwether.notify('')";
 
-/// How often the session is asked whether it still listens. A peer's kernel may answer
-/// keepalive probes for a session that is long dead.
+/// Whether the session still listens, and whether writers can ring: how full the server's
+/// queue of notifications is, of 1.
+const PING: &str = "
+    SELECT bellwether.can_notify(), pg_notification_queue_usage() FROM pg_listening_channels()";
+
+/// How often that is asked. A peer's kernel may answer keepalive probes for a session that is
+/// long dead.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Listens on the channel `bellwether`, on a connection of its own, and reconnects.
 #[derive(Debug)]
@@ -47,13 +52,14 @@ impl Listener {
     /// Listens until it is told to stop.
     #[tracing::instrument(name = "listen", skip_all)]
     pub async fn run(self, stop: CancellationToken) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        let mut backoff = Backoff::reconnect();
         let lives = async {
             loop {
                 let Err(error) = self.listen(&mut backoff).await;
                 self.doorbell.set_heard(false);
+                let error = rights::explain(&self.database, error).await;
                 let delay = backoff.next(fastrand::f64());
-                let reason = crate::error::chain(&error);
+                let reason = chain(&error);
                 tracing::warn!(error = %reason, retry_ms = delay.as_millis(), "not listening");
                 self.link
                     .send_replace(Link::Down(format!("not listening: {reason}")));
@@ -104,29 +110,40 @@ impl Listener {
 
     /// Listens first, then has somebody look at what happened before, then keeps asking.
     async fn attend(&self, client: &Client, backoff: &mut Backoff) -> Result<Infallible, Error> {
-        within("LISTEN", client.batch_execute(LISTEN)).await?;
+        within("listen", client.batch_execute(LISTEN)).await?;
         self.metrics.listens.inc();
         self.doorbell.set_heard(true);
-        self.doorbell.ring();
         self.link.send_replace(Link::Up);
         tracing::info!(database = %self.database, "listening");
         loop {
+            let ping = within("ask whether we listen", client.query_opt(PING, &[])).await?;
+            let ping = ping.ok_or(Error::NotListening)?;
+            self.watch_queue(ping.get(0), ping.get(1));
             time::sleep(PING_INTERVAL).await;
-            let ping = client.query("SELECT FROM pg_listening_channels()", &[]);
-            if within("a ping", ping).await?.is_empty() {
-                return Err(Error::NotListening);
-            }
             backoff.reset();
         }
     }
-}
 
-async fn within<T>(
-    what: &'static str,
-    query: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, Error> {
-    match time::timeout(PING_TIMEOUT, query).await {
-        Ok(answer) => answer.map_err(|error| Error::Query("listen", error)),
-        Err(_) => Err(Error::TimedOut(what, PING_TIMEOUT)),
+    /// Writers do not ring while the queue is long, so then nobody should wait for it.
+    fn watch_queue(&self, can_notify: bool, usage: f64) {
+        self.metrics.queue_usage.set(usage);
+        self.doorbell.set_heard(can_notify);
+        let state = if can_notify {
+            Link::Up
+        } else {
+            Link::Strained(format!(
+                "the server's queue of notifications is {:.0} % full, so hubs look by themselves: \
+                 end the session that listens and has been in a transaction for long (pg_stat_activity)",
+                usage * 100.0
+            ))
+        };
+        self.link.send_if_modified(|link| {
+            let is_news = std::mem::discriminant(link) != std::mem::discriminant(&state);
+            if is_news && let Link::Strained(what) = &state {
+                tracing::warn!(what, "strained");
+            }
+            *link = state;
+            is_news
+        });
     }
 }

@@ -1,6 +1,10 @@
 //! What is counted here.
 
-use prometheus_client::{metrics::counter::Counter, registry::Registry};
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
+use std::sync::atomic::AtomicU64;
 
 /// Counters of one instance. A clone counts into the same ones.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +29,8 @@ pub struct Metrics {
     pub deleted: Counter,
     /// Events that only the safety poll found: somebody did not ring. The alarm.
     pub found_by_safety_poll: Counter,
+    /// How full the server's queue of notifications is, of 1.
+    pub queue_usage: Gauge<f64, AtomicU64>,
 }
 
 impl Metrics {
@@ -69,5 +75,10 @@ impl Metrics {
         for (name, help, counter) in all {
             registry.register(name, help, counter.clone());
         }
+        registry.register(
+            "notify_queue_usage",
+            "How full the server's queue of notifications is, of 1",
+            self.queue_usage.clone(),
+        );
     }
 }

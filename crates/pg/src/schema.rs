@@ -3,7 +3,7 @@
 use refinery::Runner;
 use tokio_postgres::Client;
 
-use crate::{Database, Error};
+use crate::{Database, Error, rights};
 
 mod embedded {
     refinery::embed_migrations!("../../sql");
@@ -17,6 +17,7 @@ const TABLE: &str = "bellwether.migration";
 /// may do so at once: one migrates, the others wait for it and find nothing to do.
 pub async fn migrate(database: &Database) -> Result<(), Error> {
     let mut client = database.connect().await?;
+    rights::check(&client).await?;
     let mut runner = embedded::migrations::runner();
     runner.set_migration_table_name(TABLE);
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::time::{self, Instant};
 use tokio_postgres::{Client, Statement, types::ToSql};
 
-use crate::{Doorbell, Error, Metrics, doorbell::Call};
+use crate::{Doorbell, Error, Metrics, doorbell::Call, limit::within};
 
 /// For how long a look promises the next ones. The shorter, the sooner another hub takes
 /// over if this one dies; much longer than any pause between two looks.
@@ -49,13 +49,10 @@ const SAFETY_POLL: Duration = Duration::from_secs(1);
 /// Between looks, whoever else is awake, while the listener is away and nothing is heard.
 const DEAF_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long one look may take. Numbering a load of millions of rows takes seconds.
-const LOOK_TIMEOUT: Duration = Duration::from_mins(2);
-
 /// How often the hubs are counted, to know whether anybody wants announcements.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
-const ADVANCE: &str = "
+pub(crate) const ADVANCE: &str = "
     SELECT awake, epoch, head, looked::text, looked_xmin, numbered
     FROM bellwether.advance($1, $2, $3, $4::text::pg_snapshot)";
 
@@ -127,15 +124,15 @@ impl Sequencer {
     /// not know what happened before.
     pub(crate) async fn new(
         client: Client,
+        advance: Statement,
         hub: i64,
         doorbell: Doorbell,
         metrics: Metrics,
         at: Cursor,
     ) -> Result<Self, Error> {
-        let advance = client.prepare(ADVANCE).await;
         let mut sequencer = Self {
-            advance: advance.map_err(|error| Error::Query("prepare to look for events", error))?,
             client,
+            advance,
             hub,
             doorbell,
             metrics,
@@ -241,10 +238,8 @@ impl Sequencer {
         };
         let head = i64::try_from(self.head).ok();
         let known: [&(dyn ToSql + Sync); 4] = [&self.hub, &promise_ms, &head, &self.looked];
-        let asked = time::timeout(LOOK_TIMEOUT, self.client.query_one(&self.advance, &known)).await;
-        let row = asked
-            .map_err(|_| Error::TimedOut("look for events", LOOK_TIMEOUT))?
-            .map_err(|error| Error::Query("look for events", error))?;
+        let look = self.client.query_one(&self.advance, &known);
+        let row = within("look for events", look).await?;
 
         if row.get::<_, &str>(1).parse() != Ok(self.epoch) {
             return Err(Error::EpochEnded(self.epoch));
@@ -281,22 +276,15 @@ impl Sequencer {
 
     /// Takes the promise back. All who saw it have transaction ids below the fence.
     async fn lapse(&self) -> Result<i64, Error> {
-        let row = self
-            .client
-            .query_one("SELECT bellwether.lapse()", &[])
-            .await;
-        Ok(row
-            .map_err(|error| Error::Query("take back the promise to look", error))?
-            .get(0))
+        let lapse = self.client.query_one("SELECT bellwether.lapse()", &[]);
+        Ok(within("take back the promise to look", lapse).await?.get(0))
     }
 
     async fn sleep(&self) -> Result<(), Error> {
         self.metrics.sleeps.inc();
-        let slept = self
-            .client
-            .execute("SELECT bellwether.sleep($1)", &[&self.hub])
-            .await;
-        slept.map_err(|error| Error::Query("fall asleep", error))?;
+        let hub: [&(dyn ToSql + Sync); 1] = [&self.hub];
+        let sleep = self.client.execute("SELECT bellwether.sleep($1)", &hub);
+        within("fall asleep", sleep).await?;
         Ok(())
     }
 
@@ -313,10 +301,9 @@ impl Sequencer {
             seq: self.head,
         };
         let announce = format!(
-            "BEGIN; SET LOCAL synchronous_commit = off; SELECT pg_notify('bellwether', '{head}'); COMMIT"
+            "BEGIN; SET LOCAL synchronous_commit = off; SELECT bellwether.notify('{head}'); COMMIT"
         );
-        let announced = self.client.batch_execute(&announce).await;
-        announced.map_err(|error| Error::Query("announce a batch", error))
+        within("announce a batch", self.client.batch_execute(&announce)).await
     }
 
     async fn has_others(&mut self) -> Result<bool, Error> {
@@ -327,10 +314,9 @@ impl Sequencer {
         // This one is among them, unless its listener is away.
         let own = i64::from(self.doorbell.is_heard());
         let count = "SELECT bellwether.count_hubs() > $1";
-        let row = self.client.query_one(count, &[&own]).await;
-        let has_others = row
-            .map_err(|error| Error::Query("count the hubs", error))?
-            .get(0);
+        let others: [&(dyn ToSql + Sync); 1] = [&own];
+        let row = self.client.query_one(count, &others);
+        let has_others = within("count the hubs", row).await?.get(0);
         self.others = (has_others, Some(Instant::now()));
         Ok(has_others)
     }

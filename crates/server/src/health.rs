@@ -31,7 +31,7 @@ impl Health {
             // An error says that it will never be up: whoever kept it is gone.
             if link
                 .clone()
-                .wait_for(|link| *link == Link::Up)
+                .wait_for(|link| !matches!(link, Link::Down(_)))
                 .await
                 .is_err()
             {
@@ -43,7 +43,7 @@ impl Health {
     /// Why it is not ready; nothing if it is.
     pub fn reasons(&self) -> Vec<String> {
         let links = self.links.iter().filter_map(|link| match &*link.borrow() {
-            Link::Up => None,
+            Link::Up | Link::Strained(_) => None,
             Link::Down(reason) => Some(reason.clone()),
         });
         let draining = self
@@ -51,5 +51,15 @@ impl Health {
             .load(Ordering::Relaxed)
             .then(|| "shutting down".to_owned());
         links.chain(draining).collect()
+    }
+
+    /// What is wrong although it is ready: more and more clients are not to be sent away for
+    /// what no other instance does better.
+    pub fn warnings(&self) -> Vec<String> {
+        let links = self.links.iter().filter_map(|link| match &*link.borrow() {
+            Link::Strained(what) => Some(what.clone()),
+            Link::Up | Link::Down(_) => None,
+        });
+        links.collect()
     }
 }

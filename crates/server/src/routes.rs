@@ -74,7 +74,11 @@ fn ready(app: &App) -> Response<Body> {
     };
     response::json(
         status,
-        &json!({"ready": reasons.is_empty(), "reasons": reasons}),
+        &json!({
+            "ready": reasons.is_empty(),
+            "reasons": reasons,
+            "warnings": app.health.warnings(),
+        }),
     )
 }
 

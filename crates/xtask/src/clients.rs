@@ -1,21 +1,25 @@
-//! Others' clients, which the end-to-end tests hold against the hub.
+//! What the end-to-end tests need beside the project: others' clients, which they hold against
+//! the hub, and a program.
 
 use std::{
     env, fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
+
+use crate::root;
 
 const NODE: u32 = 20;
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
 /// Installs what is not there yet. Without a network, a line that says what is missing.
 pub(crate) fn install() -> Result<(), String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients");
+    let folder = root().join("tests/clients");
     check_node()?;
     npm(&folder)?;
     python(&folder)?;
-    browser()
+    browser()?;
+    network()
 }
 
 fn check_node() -> Result<(), String> {
@@ -67,15 +71,31 @@ fn python(folder: &Path) -> Result<(), String> {
 }
 
 fn browser() -> Result<(), String> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> = env::split_paths(&path).collect();
-    let is_there = |name: &str| folders.iter().any(|folder| folder.join(name).is_file());
     if BROWSERS.into_iter().any(is_there) {
         return Ok(());
     }
+    apt_get("Chromium", "chromium")
+}
+
+/// Makes the network that a test cuts.
+fn network() -> Result<(), String> {
+    if is_there("ip") {
+        return Ok(());
+    }
+    apt_get("the program ip", "iproute2")
+}
+
+fn is_there(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+fn apt_get(what: &str, package: &str) -> Result<(), String> {
     let is_root = output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
     if !is_root || !is_there("apt-get") {
-        return Err("the tests need Chromium: apt-get install chromium, as root".to_owned());
+        return Err(format!(
+            "the tests need {what}: apt-get install {package}, as root"
+        ));
     }
     let apt = |args: &[&str]| {
         let mut apt = Command::new("apt-get");
@@ -88,7 +108,7 @@ fn browser() -> Result<(), String> {
         run(&mut apt, &format!("apt-get {}", args.join(" ")))
     };
     apt(&["update"])?;
-    apt(&["install", "--no-install-recommends", "chromium"])
+    apt(&["install", "--no-install-recommends", package])
 }
 
 /// Whether this file was the one at the last installation.
@@ -102,7 +122,7 @@ fn remember(file: &Path, mark: &Path) -> Result<(), String> {
 }
 
 /// Runs a program silently, or tells in one line why it failed.
-fn run(command: &mut Command, what: &str) -> Result<(), String> {
+pub(crate) fn run(command: &mut Command, what: &str) -> Result<(), String> {
     eprintln!("+ {what}");
     output(command)
         .map(drop)
@@ -110,7 +130,7 @@ fn run(command: &mut Command, what: &str) -> Result<(), String> {
 }
 
 /// What it prints, or the first line that looks like a reason.
-fn output(command: &mut Command) -> Result<String, String> {
+pub(crate) fn output(command: &mut Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(|error| error.to_string())?;
     if output.status.success() {

@@ -3,9 +3,11 @@
 #![allow(clippy::print_stderr)] // it speaks to a person
 
 mod clients;
+mod matrix;
 
 use std::{
     env,
+    path::PathBuf,
     process::{Command, ExitCode},
 };
 
@@ -14,6 +16,8 @@ usage: cargo xtask <verb>
   test    all tests, against a private Postgres that they start themselves
   check   format, lints, documentation and that benches compile, warnings denied
   ci      check, then test
+  matrix [MAJOR]...
+          the end-to-end tests on Postgres 15, 16, 17 and 18, or on these
   torture [SECONDS] [SEED]
           writers, clients and hubs under faults, 600 s by default
   clients install others' clients for the tests; test does so by itself
@@ -31,6 +35,7 @@ fn main() -> ExitCode {
         "test" => test(),
         "check" => check(),
         "ci" => check().and_then(|()| test()),
+        "matrix" => matrix::run(&env::args().skip(2).collect::<Vec<_>>()),
         "torture" => torture(),
         "bench" => cargo(&["bench"]),
         "clients" => clients::install(),
@@ -89,6 +94,13 @@ fn check() -> Result<(), String> {
         "--document-private-items",
     ])?;
     cargo(&["bench", "--no-run"])
+}
+
+/// The workspace. As cargo has it now: this program may have been built elsewhere.
+fn root() -> PathBuf {
+    let manifest = env::var_os("CARGO_MANIFEST_DIR");
+    let manifest = manifest.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    PathBuf::from(manifest).join("../..")
 }
 
 /// Runs cargo, and says what is being run.
