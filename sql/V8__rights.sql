@@ -7,46 +7,52 @@
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA bellwether FROM PUBLIC;
 
--- Lets a role do one of these:
---   hub      run a hub: read the events, number them, delete old ones
---   attach   attach tables on which it may create triggers
+-- What is needed, beside USAGE of the schema, to
+--   hub      run a hub: read the events, have them numbered, delete old ones
+--   attach   attach tables on which one may create triggers
 --   publish  call bellwether.publish, on any topic
--- It may be called again, and is to be after an upgrade.
+CREATE FUNCTION bellwether.rights_to(what text) RETURNS TABLE (right_to text, object text, is_there boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'EXECUTE ON FUNCTION', pg_proc.oid::regprocedure::text, has_function_privilege(pg_proc.oid, 'EXECUTE')
+    FROM pg_proc
+    WHERE pg_proc.pronamespace = 'bellwether'::regnamespace AND CASE what
+        WHEN 'hub' THEN pg_proc.proname IN ('advance', 'lapse', 'sleep', 'connect', 'retain', 'ring', 'now_ms', 'promise',
+            'hub_lock', 'count_hubs', 'unseen', 'publish_requests', 'places')
+        WHEN 'attach' THEN pg_proc.proname IN ('attach', 'detach', 'record_attachment', 'sweep')
+        WHEN 'publish' THEN pg_proc.proname = 'publish'
+        END
+    UNION ALL
+    -- To look at attachments, and at what is wrong with them.
+    SELECT 'EXECUTE ON FUNCTION', pg_proc.oid::regprocedure::text, has_function_privilege(pg_proc.oid, 'EXECUTE')
+    FROM pg_proc
+    WHERE pg_proc.pronamespace = 'bellwether'::regnamespace AND what IN ('hub', 'attach')
+        AND pg_proc.proname IN ('drift', 'capture_source', 'capture_op', 'capture_select', 'capture_side',
+            'row_expression', 'key_expression', 'template_expression', 'template_parts', 'key_columns',
+            'named_columns', 'with_descendants', 'wanted_triggers', 'present_triggers')
+    UNION ALL
+    SELECT 'SELECT ON', pg_class.oid::regclass::text, has_table_privilege(pg_class.oid, 'SELECT')
+    FROM pg_class
+    WHERE pg_class.relnamespace = 'bellwether'::regnamespace AND CASE what
+        WHEN 'hub' THEN pg_class.relname IN ('event', 'stream', 'batch', 'epoch', 'state', 'migration', 'attachment', 'attachments')
+        WHEN 'attach' THEN pg_class.relname IN ('attachment', 'attachments')
+        END
+$$;
+
+-- Lets a role do one of these. To be called again after an upgrade.
 CREATE FUNCTION bellwether.allow(role name, what text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    functions text[];
-    tables text[] := '{}';
-    routine regprocedure;
+    needed record;
 BEGIN
-    functions := CASE what
-        WHEN 'hub' THEN '{advance,lapse,sleep,connect,retain,hub_lock,count_hubs,publish_requests,places,drift,
-            capture_source,capture_op,capture_select,capture_side,row_expression,key_expression,template_expression,
-            template_parts,key_columns,named_columns,with_descendants,wanted_triggers,present_triggers}'
-        WHEN 'attach' THEN '{attach,detach,record_attachment,sweep,drift,
-            capture_source,capture_op,capture_select,capture_side,row_expression,key_expression,template_expression,
-            template_parts,key_columns,named_columns,with_descendants,wanted_triggers,present_triggers}'
-        WHEN 'publish' THEN '{publish}'
-    END;
-    tables := CASE what
-        WHEN 'hub' THEN '{event,stream,batch,epoch,state,migration,attachment,attachments}'
-        WHEN 'attach' THEN '{attachment,attachments}'
-        ELSE '{}'
-    END;
-    IF functions IS NULL THEN
-        RAISE 'nobody can be allowed to %', quote_literal(what)
+    IF what IS NULL OR what NOT IN ('hub', 'attach', 'publish') THEN
+        RAISE 'nobody can be allowed to %', coalesce(quote_literal(what), 'NULL')
             USING ERRCODE = 'invalid_parameter_value', HINT = 'There are hub, attach and publish.';
     END IF;
     EXECUTE format('GRANT USAGE ON SCHEMA bellwether TO %I', role);
-    FOR routine IN
-        SELECT pg_proc.oid::regprocedure FROM pg_proc
-        WHERE pg_proc.pronamespace = 'bellwether'::regnamespace AND pg_proc.proname = ANY (functions)
-    LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine, role);
-    END LOOP;
-    FOR i IN 1..cardinality(tables) LOOP
-        EXECUTE format('GRANT SELECT ON bellwether.%I TO %I', tables[i], role);
+    FOR needed IN SELECT * FROM bellwether.rights_to(what) LOOP
+        EXECUTE format('GRANT %s %s TO %I', needed.right_to, needed.object, role);
     END LOOP;
 END $$;
 REVOKE ALL ON FUNCTION bellwether.allow FROM PUBLIC;
