@@ -44,6 +44,8 @@ pub use metrics::Metrics;
 pub use retention::Retention;
 pub use schema::migrate;
 
+use tokio::sync::watch;
+
 /// Whether a connection does its work; if not, why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
@@ -53,4 +55,18 @@ pub enum Link {
     Strained(String),
     /// It does not, for this reason.
     Down(String),
+}
+
+impl Link {
+    /// Tells the watchers, and logs what is wrong, if it is news.
+    fn tell(self, watchers: &watch::Sender<Self>) {
+        watchers.send_if_modified(|now| {
+            let is_news = *now != self;
+            if let (true, Self::Down(what) | Self::Strained(what)) = (is_news, &self) {
+                tracing::warn!(what, "trouble with the database");
+            }
+            *now = self;
+            is_news
+        });
+    }
 }

@@ -3,7 +3,7 @@
 use refinery::Runner;
 use tokio_postgres::Client;
 
-use crate::{Database, Error, rights};
+use crate::{Database, Error, limit::within, rights};
 
 mod embedded {
     refinery::embed_migrations!("../../sql");
@@ -60,19 +60,15 @@ async fn is_current(client: &Client, runner: &Runner) -> Result<bool, Error> {
         .map(refinery::Migration::version)
         .max();
     let known = known.expect("there are migrations");
-    let failed = |error| Error::Query("read the version of the schema `bellwether`", error);
+    let what = "read the version of the schema `bellwether`";
 
-    let exists = client
-        .query_one("SELECT to_regclass($1) IS NOT NULL", &[&TABLE])
-        .await
-        .map_err(failed)?;
+    let exists = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&TABLE]);
+    let exists = within(what, exists).await?;
     if !exists.get::<_, bool>(0) {
         return Ok(false);
     }
-    let newest = client
-        .query_one("SELECT max(version) FROM bellwether.migration", &[])
-        .await
-        .map_err(failed)?;
+    let newest = client.query_one("SELECT max(version) FROM bellwether.migration", &[]);
+    let newest = within(what, newest).await?;
     match newest.get::<_, Option<i32>>(0) {
         Some(found) if found > known => Err(Error::SchemaNewer { found, known }),
         found => Ok(found == Some(known)),
