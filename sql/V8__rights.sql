@@ -39,6 +39,9 @@ AS $$
         END
 $$;
 
+-- Everybody may ask what he lacks.
+GRANT EXECUTE ON FUNCTION bellwether.rights_to TO PUBLIC;
+
 -- Lets a role do one of these. To be called again after an upgrade.
 CREATE FUNCTION bellwether.allow(role name, what text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp

@@ -1,6 +1,8 @@
 //! The command line, and how it speaks to a person.
 
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pg::Database;
 use std::{fmt, io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 /// The exit code for a command line that makes no sense (`EX_USAGE` of BSD's sysexits).
@@ -25,6 +27,18 @@ pub(crate) enum Command {
     Demo(DemoOptions),
     /// Follow events in the terminal, across reconnects
     Tail(TailOptions),
+    /// Publish what happens to a table
+    Attach(AttachOptions),
+    /// No longer publish what happens to a table
+    Detach(DetachOptions),
+    /// List the attached tables, and what is wrong with them
+    Attachments(AttachmentsOptions),
+    /// Publish one event
+    Publish(PublishOptions),
+    /// Let a role run a hub, attach tables or publish
+    Allow(AllowOptions),
+    /// Look at everything a hub needs of a database, and say what to do about the rest
+    Doctor(DoctorOptions),
 }
 
 #[derive(Args, Debug)]
@@ -158,6 +172,146 @@ pub(crate) struct TailOptions {
     /// Begin after this cursor
     #[arg(long, value_name = "CURSOR")]
     pub(crate) after: Option<String>,
+}
+
+/// A database that must be given.
+#[derive(Args, Debug)]
+pub(crate) struct DatabaseOptions {
+    /// The database, as `postgres://USER:PASSWORD@HOST/NAME`. Also read from `DATABASE_URL`
+    #[arg(
+        long,
+        env = "BELLWETHER_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    database_url: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AttachOptions {
+    /// The table, as SQL names it: `orders`, `shop.orders`, `"Order"`. Partitions come along
+    pub(crate) table: String,
+    /// Topic of its events; `{table}`, `{schema}`, `{op}` and `{COLUMN}` stand for values
+    #[arg(long, value_name = "TEMPLATE", default_value = "{table}")]
+    pub(crate) topic: String,
+    /// Name of its events; likewise
+    #[arg(long, value_name = "TEMPLATE", default_value = "{table}.{op}")]
+    pub(crate) event: String,
+    /// What is published
+    #[arg(
+        long,
+        value_name = "OP,…",
+        value_delimiter = ',',
+        default_value = "insert,update,delete,truncate"
+    )]
+    pub(crate) ops: Vec<String>,
+    /// The columns that are published [default: all, also those added later]
+    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
+    pub(crate) columns: Option<Vec<String>>,
+    /// Publish `{"old": …, "new": …}`: the row before, too
+    #[arg(long)]
+    pub(crate) old: bool,
+    /// Give new clients the last event of each topic first; a delete ends that
+    #[arg(long)]
+    pub(crate) retain: bool,
+    /// Do not wake a hub, which then looks once a second. For tables written in two-phase commit
+    #[arg(long)]
+    pub(crate) no_doorbell: bool,
+    /// Also publish rows that logical replication applies here
+    #[arg(long)]
+    pub(crate) replica: bool,
+    #[command(flatten)]
+    pub(crate) patience: PatienceOptions,
+    #[command(flatten)]
+    pub(crate) database: DatabaseOptions,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DetachOptions {
+    /// The table, as SQL names it
+    pub(crate) table: String,
+    #[command(flatten)]
+    pub(crate) patience: PatienceOptions,
+    #[command(flatten)]
+    pub(crate) database: DatabaseOptions,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PatienceOptions {
+    /// How long to go on trying while others lock the table. Writers wait behind a try for 200 ms
+    /// at most
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time_or_never)]
+    pub(crate) patience: Duration,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AttachmentsOptions {
+    /// As JSON, one line each
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) database: DatabaseOptions,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PublishOptions {
+    /// Topic, such as `org.7.alerts`
+    pub(crate) topic: String,
+    /// Name of the event
+    pub(crate) event: String,
+    /// JSON
+    pub(crate) data: String,
+    /// What it is about
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+    /// Make it the topic's state, which new clients are given first; the data `null` ends that
+    #[arg(long)]
+    pub(crate) retain: bool,
+    #[command(flatten)]
+    pub(crate) database: DatabaseOptions,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AllowOptions {
+    /// The role
+    pub(crate) role: String,
+    /// What it may do then
+    pub(crate) what: Allowance,
+    #[command(flatten)]
+    pub(crate) database: DatabaseOptions,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Allowance {
+    /// Run a hub
+    Hub,
+    /// Attach tables on which it may create triggers
+    Attach,
+    /// Publish on any topic
+    Publish,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DoctorOptions {
+    /// As JSON, one line for each finding
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) database: DatabaseOptions,
+}
+
+impl DatabaseOptions {
+    /// The database that is named.
+    pub(crate) fn database(self) -> Result<Database> {
+        let url = self
+            .database_url
+            .or_else(|| std::env::var("DATABASE_URL").ok());
+        let url = url.context(
+            "no database is named: give --database-url, or set DATABASE_URL \
+             (a demo prints its own in the psql line)",
+        )?;
+        Ok(Database::parse(&url)?)
+    }
 }
 
 fn time(text: &str) -> Result<Duration, String> {

@@ -1,9 +1,13 @@
 //! The `bellwether` command: reads the command line, wires the parts together, decides nothing.
 
+mod allow;
+mod attach;
 mod cli;
 mod demo;
+mod doctor;
 mod instance;
 mod log;
+mod publish;
 mod serve;
 mod signals;
 mod tail;
@@ -30,6 +34,12 @@ async fn main() -> ExitCode {
         Command::Serve(options) => Box::pin(serve::run(options)).await,
         Command::Demo(options) => Box::pin(demo::run(options)).await,
         Command::Tail(options) => Box::pin(tail::run(options)).await,
+        Command::Attach(options) => attach::attach(options).await,
+        Command::Detach(options) => attach::detach(options).await,
+        Command::Attachments(options) => attach::list(options).await,
+        Command::Publish(options) => publish::run(options).await,
+        Command::Allow(options) => allow::run(options).await,
+        Command::Doctor(options) => doctor::run(options).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

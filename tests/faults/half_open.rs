@@ -1,5 +1,8 @@
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use embedded::Postgres;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
@@ -14,7 +17,7 @@ use tokio::{
 };
 
 use super::{is_not_ready, is_ready};
-use crate::harness::{Hub, HubOptions, TestDatabase, private_postgres};
+use crate::harness::{Delivery, Hub, HubOptions, TestDatabase, private_postgres};
 
 /// What README says: how long a line may be dead unnoticed.
 const NOTICED: Duration = Duration::from_secs(15);
@@ -180,39 +183,59 @@ async fn a_frozen_server_is_noticed_and_nothing_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let server = private_postgres(folder.path()).await;
     let database = TestDatabase::of(&server);
-    let hub = Hub::start(&database).await;
+    let options = HubOptions::args(&["--ring-events", "2"]);
+    let mut hub = Hub::start_with(&database, options).await;
     let mut client = hub.stream("topic=events").await;
-    client.opened().await;
+    let first = client.opened().await.cursor().to_owned();
     database.insert(5).await;
     client.events(5).await;
 
-    let frozen = processes(server.pid());
-    for &process in &frozen {
-        kill(process, Signal::SIGSTOP).unwrap();
-    }
+    let frozen = freeze(&server);
     let began = Instant::now();
     is_not_ready(&hub, "not following the stream: no answer within").await;
     is_not_ready(&hub, "not listening: no answer within").await;
     let took = began.elapsed();
     eprintln!("a frozen server was noticed within {took:?}");
     assert!(took < NOTICED + LENIENCE);
-    for &process in &frozen {
-        kill(process, Signal::SIGCONT).unwrap();
-    }
+    // Who wants what only the server has is sent away to come back, rather than left waiting.
+    let mut early = hub.resume("topic=events", &first).await;
+    assert!(matches!(early.next().await, Delivery::Retry(_)));
+    while early.next().await != Delivery::End {}
+    thaw(&frozen);
+
     is_ready(&hub).await;
     database.insert(5).await;
     assert!(client.events(5).await[4].id.ends_with("-10"));
-    drop(hub);
+    let mut early = hub.resume("topic=events", &first).await;
+    assert!(early.events(10).await[9].id.ends_with("-10"));
+
+    // And a hub that is told to stop does not wait for it.
+    let frozen = freeze(&server);
+    hub.terminate();
+    assert_eq!(hub.exit_code().await, Some(0));
+    thaw(&frozen);
     server.stop().await.unwrap();
 }
 
-/// A postmaster and its children.
-fn processes(postmaster: u32) -> Vec<Pid> {
-    let pid = |pid: u32| Pid::from_raw(pid.try_into().unwrap());
+/// Stops a postmaster and its children, and returns which.
+fn freeze(server: &Postgres) -> Vec<Pid> {
+    let postmaster = server.pid();
     let children = format!("/proc/{postmaster}/task/{postmaster}/children");
     let children = std::fs::read_to_string(children).unwrap();
-    let children = children
-        .split_whitespace()
-        .map(|child| pid(child.parse().unwrap()));
-    [pid(postmaster)].into_iter().chain(children).collect()
+    let mut frozen = vec![Pid::from_raw(postmaster.try_into().unwrap())];
+    frozen.extend(
+        children
+            .split_whitespace()
+            .map(|child| Pid::from_raw(child.parse().unwrap())),
+    );
+    for &process in &frozen {
+        kill(process, Signal::SIGSTOP).unwrap();
+    }
+    frozen
+}
+
+fn thaw(frozen: &[Pid]) {
+    for &process in frozen {
+        kill(process, Signal::SIGCONT).unwrap();
+    }
 }

@@ -1,5 +1,6 @@
 //! Attaching tables: the functions of `sql/V6__attach.sql`, called from outside.
 
+use serde::Serialize;
 use std::time::Duration;
 use tokio::time;
 use tokio_postgres::{Client, error::SqlState};
@@ -14,7 +15,7 @@ const LOCK_WAIT: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// What to capture of a table, and how; see `bellwether.attach` for each.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Attachment {
     /// The table, as SQL names it.
     pub relation: String,
@@ -37,9 +38,10 @@ pub struct Attachment {
 }
 
 /// An attachment as it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Attached {
     /// What it does.
+    #[serde(flatten)]
     pub attachment: Attachment,
     /// What is wrong with it and what to do, if anything.
     pub problems: Vec<String>,
@@ -93,15 +95,21 @@ impl Attachments {
                 )
                 .await
         });
-        let row = row.await.map_err(|error| Error::Query("attach the table", error))?;
+        let row = row
+            .await
+            .map_err(|error| Error::Query("attach the table", error))?;
         Ok(row.get(0))
     }
 
     /// Ends an attachment. Returns whether there was one. Waits for locks as `attach` does.
     pub async fn detach(&self, relation: &str, patience: Duration) -> Result<bool, Error> {
         let query = "SELECT bellwether.detach($1::text::regclass)";
-        let row = self.patiently(patience, async || self.client.query_one(query, &[&relation]).await);
-        let row = row.await.map_err(|error| Error::Query("detach the table", error))?;
+        let row = self.patiently(patience, async || {
+            self.client.query_one(query, &[&relation]).await
+        });
+        let row = row
+            .await
+            .map_err(|error| Error::Query("detach the table", error))?;
         Ok(row.get(0))
     }
 
@@ -143,7 +151,10 @@ impl Attachments {
         let topic = draft.topic.as_str();
         let row = self
             .client
-            .query_one(query, &[&topic, &draft.name, &draft.data, &draft.key, &draft.retain])
+            .query_one(
+                query,
+                &[&topic, &draft.name, &draft.data, &draft.key, &draft.retain],
+            )
             .await;
         let row = row.map_err(|error| Error::Query("publish the event", error))?;
         Ok(row.get(0))

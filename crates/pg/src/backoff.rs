@@ -22,10 +22,9 @@ impl Backoff {
         }
     }
 
-    /// Between attempts to reach the server. It is asked twice a second at least, so that one
-    /// that is back is used within a second.
+    /// Between attempts to reach the server, of which a refused one costs next to nothing.
     pub(crate) fn reconnect() -> Self {
-        Self::new(Duration::from_millis(100), Duration::from_millis(500))
+        Self::new(Duration::from_millis(100), Duration::from_millis(250))
     }
 
     /// The next delay. `random` is from 0 to 1.

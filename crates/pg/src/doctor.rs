@@ -8,7 +8,7 @@ use std::{
 use tokio::time;
 use tokio_postgres::{AsyncMessage, Client, Row};
 
-use crate::{Attachments, Database, Error, error::chain, schema};
+use crate::{Attachments, Database, Error, error::chain, rights, schema};
 
 /// How long a notification may take to come round.
 const ROUND_TRIP: Duration = Duration::from_secs(2);
@@ -73,14 +73,19 @@ pub async fn examine(database: &Database) -> Vec<Finding> {
     add("transactions", transactions(&client).await);
     match schema::version(&client).await {
         Ok(Some(version)) if version == schema::newest() => {
-            add("schema", Ok(vec![good("schema", format!("version {version}"))]));
+            add(
+                "schema",
+                Ok(vec![good("schema", format!("version {version}"))]),
+            );
             add("rights", rights(&client).await);
             add("stream", stream(&client).await);
             add("attachments", attachments(database).await);
         }
         Ok(version) => {
             let found = match version {
-                Some(version) => format!("version {version}, this program's is {}", schema::newest()),
+                Some(version) => {
+                    format!("version {version}, this program's is {}", schema::newest())
+                }
                 None => "there is none".to_owned(),
             };
             let advice = "start a hub of this version as a role that may create the schema: it makes or upgrades it";
@@ -131,7 +136,9 @@ async fn settings(client: &Client) -> Result<Vec<Finding>, Error> {
             "synchronous_commit" => {
                 "events are shown only once they are durable, but writers may be told of a commit that a crash undoes"
             }
-            _ => "a crash of the machine can damage the database: turn it on unless all of it may be lost",
+            _ => {
+                "a crash of the machine can damage the database: turn it on unless all of it may be lost"
+            }
         };
         warning("settings", format!("{name} = {setting}"), advice)
     };
@@ -151,7 +158,11 @@ async fn clock(client: &Client) -> Result<Vec<Finding>, Error> {
     let difference = ahead.max(behind);
     let found = format!("the server's differs by {difference:.1?}");
     Ok(vec![if difference > CLOCK_DIFFERENCE {
-        warning("clock", found, "set both clocks by NTP: the times of events are the server's")
+        warning(
+            "clock",
+            found,
+            "set both clocks by NTP: the times of events are the server's",
+        )
     } else {
         good("clock", found)
     }])
@@ -161,8 +172,7 @@ async fn clock(client: &Client) -> Result<Vec<Finding>, Error> {
 /// statement to whichever server connection is free.
 async fn notify(database: &Database) -> Result<Vec<Finding>, Error> {
     const CHECK: &str = "notify";
-    const ADVICE: &str =
-        "connect to Postgres directly, or through a pooler in session mode: LISTEN needs a session of its own";
+    const ADVICE: &str = "connect to Postgres directly, or through a pooler in session mode: LISTEN needs a session of its own";
     let (client, mut connection) = database.connect_raw().await?;
     let (heard_sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let drive = tokio::spawn(async move {
@@ -174,7 +184,10 @@ async fn notify(database: &Database) -> Result<Vec<Finding>, Error> {
         }
     });
     let failed = |error| Error::Query("listen", error);
-    client.batch_execute("LISTEN bellwether_doctor").await.map_err(failed)?;
+    client
+        .batch_execute("LISTEN bellwether_doctor")
+        .await
+        .map_err(failed)?;
     let pid = "SELECT pg_backend_pid()";
     let first: i32 = client.query_one(pid, &[]).await.map_err(failed)?.get(0);
     let token = format!("{:016x}", fastrand::u64(..));
@@ -197,9 +210,17 @@ async fn notify(database: &Database) -> Result<Vec<Finding>, Error> {
     let last: i32 = client.query_one(pid, &[]).await.map_err(failed)?.get(0);
     drive.abort();
     Ok(vec![if !came {
-        bad(CHECK, format!("no notification came within {ROUND_TRIP:?}"), ADVICE)
+        bad(
+            CHECK,
+            format!("no notification came within {ROUND_TRIP:?}"),
+            ADVICE,
+        )
     } else if first != last {
-        bad(CHECK, "two statements of one session ran on two servers: there is a pooler between", ADVICE)
+        bad(
+            CHECK,
+            "two statements of one session ran on two servers: there is a pooler between",
+            ADVICE,
+        )
     } else {
         good(CHECK, format!("a notification came round in {took:.1?}"))
     }])
@@ -207,7 +228,12 @@ async fn notify(database: &Database) -> Result<Vec<Finding>, Error> {
 
 async fn queue(client: &Client) -> Result<Vec<Finding>, Error> {
     const CHECK: &str = "notification queue";
-    let row = ask(client, "look at the notification queue", "SELECT pg_notification_queue_usage()").await?;
+    let row = ask(
+        client,
+        "look at the notification queue",
+        "SELECT pg_notification_queue_usage()",
+    )
+    .await?;
     let usage: f64 = row.get(0);
     let found = format!("{:.0} % full", usage * 100.0);
     Ok(vec![if usage > 0.1 {
@@ -230,7 +256,9 @@ async fn transactions(client: &Client) -> Result<Vec<Finding>, Error> {
         SELECT 'the prepared transaction ' || gid, extract(epoch FROM now() - prepared)::float8
         FROM pg_prepared_xacts WHERE prepared < now() - make_interval(secs => $1)
         ORDER BY age DESC LIMIT 5";
-    let rows = client.query(query, &[&LONG_TRANSACTION.as_secs_f64()]).await;
+    let rows = client
+        .query(query, &[&LONG_TRANSACTION.as_secs_f64()])
+        .await;
     let rows = rows.map_err(|error| Error::Query("look at the transactions", error))?;
     let finding = |row: &Row| {
         let (who, age): (String, f64) = (row.get(0), row.get(1));
@@ -246,26 +274,13 @@ async fn transactions(client: &Client) -> Result<Vec<Finding>, Error> {
 
 /// What a hub calls and reads.
 async fn rights(client: &Client) -> Result<Vec<Finding>, Error> {
-    let query = "
-        SELECT current_user::text, coalesce(string_agg(missing.what, ', '), '')
-        FROM (
-            SELECT 'EXECUTE ON ' || pg_proc.oid::regprocedure AS what FROM pg_proc
-            WHERE pg_proc.pronamespace = 'bellwether'::regnamespace
-                AND pg_proc.proname IN ('advance', 'lapse', 'sleep', 'connect', 'retain', 'publish_requests', 'places', 'count_hubs')
-                AND NOT has_function_privilege(pg_proc.oid, 'EXECUTE')
-            UNION ALL
-            SELECT 'SELECT ON ' || pg_class.oid::regclass FROM pg_class
-            WHERE pg_class.relnamespace = 'bellwether'::regnamespace
-                AND pg_class.relname IN ('event', 'stream', 'batch', 'epoch', 'state')
-                AND NOT has_table_privilege(pg_class.oid, 'SELECT')
-        ) AS missing";
-    let row = ask(client, "look at the rights", query).await?;
-    let (role, missing): (String, String) = (row.get(0), row.get(1));
-    Ok(vec![if missing.is_empty() {
-        good("rights", format!("{role} has those of a hub"))
-    } else {
-        let advice = format!("as the schema's owner: SELECT bellwether.allow('{role}', 'hub')");
-        bad("rights", format!("{role} lacks {missing}"), advice)
+    Ok(vec![match rights::check(client).await {
+        Ok(()) => good("rights", "all that a hub needs"),
+        Err(Error::Rights { grants }) => {
+            let advice = format!("have the schema's owner or a superuser run {grants}");
+            bad("rights", "the role may not do what a hub does", advice)
+        }
+        Err(error) => return Err(error),
     }])
 }
 
@@ -300,9 +315,15 @@ async fn stream(client: &Client) -> Result<Vec<Finding>, Error> {
     findings.push(match oldest {
         Some(oldest) => good(
             "retention",
-            format!("{} events are kept, {oldest} to {head}, {size}", head - oldest + 1),
+            format!(
+                "{} events are kept, {oldest} to {head}, {size}",
+                head - oldest + 1
+            ),
         ),
-        None => good("retention", format!("no event is kept; the last was {head}; {size}")),
+        None => good(
+            "retention",
+            format!("no event is kept; the last was {head}; {size}"),
+        ),
     });
     Ok(findings)
 }
@@ -314,15 +335,23 @@ async fn attachments(database: &Database) -> Result<Vec<Finding>, Error> {
     for attached in &attached {
         let relation = &attached.attachment.relation;
         match attached.problems.as_slice() {
-            [] => findings.push(good(CHECK, format!("{relation} on {}", attached.attachment.topic))),
+            [] => findings.push(good(
+                CHECK,
+                format!("{relation} on {}", attached.attachment.topic),
+            )),
             problems => findings.extend(problems.iter().map(|problem| {
-                let (found, advice) = problem.split_once(": ").unwrap_or((problem, "attach it again"));
+                let (found, advice) = problem
+                    .split_once(": ")
+                    .unwrap_or((problem, "attach it again"));
                 warning(CHECK, format!("{relation}: {found}"), advice)
             })),
         }
     }
     if findings.is_empty() {
-        findings.push(good(CHECK, "none: only what is published by hand or over HTTP is in the stream"));
+        findings.push(good(
+            CHECK,
+            "none: only what is published by hand or over HTTP is in the stream",
+        ));
     }
     Ok(findings)
 }

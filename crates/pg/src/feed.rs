@@ -105,9 +105,7 @@ impl Feed {
                     let error = rights::explain(&self.database, error).await;
                     let delay = self.backoff.next(fastrand::f64());
                     let reason = chain(&error);
-                    tracing::warn!(error = %reason, retry_ms = delay.as_millis(), "not following the stream");
-                    self.link
-                        .send_replace(Link::Down(format!("not following the stream: {reason}")));
+                    Link::Down(format!("not following the stream: {reason}")).tell(&self.link);
                     time::sleep(delay).await;
                 }
             }
@@ -151,14 +149,15 @@ impl Feed {
         let mut head = session.sequencer.head();
         if head == at.seq {
             // Nothing left to read, so this is where it is not behind.
-            set(&self.link, Link::Up);
+            Link::Up.tell(&self.link);
             head = session.sequencer.wait_for_events().await?;
         }
         let events = session.read_on(at.seq).await?;
         let seq = events.last().map_or(at.seq, |event| event.seq);
         let behind = head.saturating_sub(seq);
         if behind > PAGE_EVENTS {
-            set(&self.link, Link::Down(format!("{behind} events behind")));
+            self.link
+                .send_replace(Link::Down(format!("{behind} events behind")));
         }
         self.metrics.read.inc_by(events.len() as u64);
         self.at.send_replace(Some(Cursor { seq, ..at }));
@@ -279,13 +278,4 @@ impl Session {
 fn parse_epoch(text: &str) -> Result<Epoch, Error> {
     text.parse()
         .map_err(|_| Error::Decode(format!("{text:?} is no epoch")))
-}
-
-/// Tells the watchers, if it is news.
-fn set(link: &watch::Sender<Link>, to: Link) {
-    link.send_if_modified(|now| {
-        let news = *now != to;
-        *now = to;
-        news
-    });
 }

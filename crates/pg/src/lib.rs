@@ -17,8 +17,10 @@
 //! - The listening connection is always drained: a backend that cannot send would hold up
 //!   the whole cluster's notification queue.
 
+mod attachments;
 mod backoff;
 mod database;
+mod doctor;
 mod doorbell;
 mod error;
 mod events_table;
@@ -33,8 +35,10 @@ mod rights;
 mod schema;
 mod sequencer;
 
+pub use attachments::{Attached, Attachment, Attachments};
 pub use backoff::Backoff;
 pub use database::Database;
+pub use doctor::{Finding, State, examine};
 pub use doorbell::Doorbell;
 pub use error::{Error, chain};
 pub use events_table::EventsTable;
@@ -46,6 +50,8 @@ pub use publisher::{Draft, Publication, Published, Publisher, PublisherTask};
 pub use retention::Retention;
 pub use schema::migrate;
 
+use tokio::sync::watch;
+
 /// Whether a connection does its work; if not, why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
@@ -55,4 +61,18 @@ pub enum Link {
     Strained(String),
     /// It does not, for this reason.
     Down(String),
+}
+
+impl Link {
+    /// Tells the watchers, and logs what is wrong, if it is news.
+    fn tell(self, watchers: &watch::Sender<Self>) {
+        watchers.send_if_modified(|now| {
+            let is_news = *now != self;
+            if let (true, Self::Down(what) | Self::Strained(what)) = (is_news, &self) {
+                tracing::warn!(what, "trouble with the database");
+            }
+            *now = self;
+            is_news
+        });
+    }
 }

@@ -60,9 +60,7 @@ impl Listener {
                 let error = rights::explain(&self.database, error).await;
                 let delay = backoff.next(fastrand::f64());
                 let reason = chain(&error);
-                tracing::warn!(error = %reason, retry_ms = delay.as_millis(), "not listening");
-                self.link
-                    .send_replace(Link::Down(format!("not listening: {reason}")));
+                Link::Down(format!("not listening: {reason}")).tell(&self.link);
                 time::sleep(delay).await;
             }
         };
@@ -113,7 +111,7 @@ impl Listener {
         within("listen", client.batch_execute(LISTEN)).await?;
         self.metrics.listens.inc();
         self.doorbell.set_heard(true);
-        self.link.send_replace(Link::Up);
+        Link::Up.tell(&self.link);
         tracing::info!(database = %self.database, "listening");
         loop {
             let ping = within("ask whether we listen", client.query_opt(PING, &[])).await?;
@@ -137,13 +135,6 @@ impl Listener {
                 usage * 100.0
             ))
         };
-        self.link.send_if_modified(|link| {
-            let is_news = std::mem::discriminant(link) != std::mem::discriminant(&state);
-            if is_news && let Link::Strained(what) = &state {
-                tracing::warn!(what, "strained");
-            }
-            *link = state;
-            is_news
-        });
+        state.tell(&self.link);
     }
 }

@@ -4,40 +4,39 @@ use tokio_postgres::Client;
 
 use crate::{Database, Error, limit::within};
 
-/// The statements that would give the role what it lacks; NULL if it lacks nothing. What is
-/// asked here needs no rights itself.
-const MISSING: &str = "
-    SELECT string_agg(format('GRANT %s TO %I', needed.what, current_user), '; ')
-    FROM (
-        SELECT format('CREATE ON DATABASE %I', current_database()) AS what,
-            has_database_privilege(current_database(), 'CREATE') AS is_there
-        WHERE to_regnamespace('bellwether') IS NULL
-        UNION ALL
-        SELECT 'USAGE ON SCHEMA bellwether', has_schema_privilege(oid, 'USAGE')
-        FROM pg_namespace WHERE nspname = 'bellwether'
-        UNION ALL
-        SELECT 'SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA bellwether',
-            bool_and(has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
-                AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))
-        FROM pg_class WHERE relnamespace = to_regnamespace('bellwether') AND relkind IN ('r', 'p')
-        UNION ALL
-        SELECT 'USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA bellwether',
-            bool_and(has_sequence_privilege(oid, 'USAGE') AND has_sequence_privilege(oid, 'UPDATE'))
-        FROM pg_class WHERE relnamespace = to_regnamespace('bellwether') AND relkind = 'S'
-        UNION ALL
-        SELECT 'EXECUTE ON ALL FUNCTIONS IN SCHEMA bellwether',
-            bool_and(has_function_privilege(oid, 'EXECUTE'))
-        FROM pg_proc WHERE pronamespace = to_regnamespace('bellwether')
-    ) AS needed
-    WHERE NOT needed.is_there";
+/// What a superuser or the schema's owner would run to give the role what it lacks to get at
+/// the schema; NULL if it can. What is asked here needs no rights itself.
+const NO_ENTRY: &str = "
+    SELECT CASE
+        WHEN to_regnamespace('bellwether') IS NULL AND NOT has_database_privilege(current_database(), 'CREATE')
+            THEN format('GRANT CREATE ON DATABASE %I TO %I', current_database(), current_user)
+        WHEN NOT has_schema_privilege(to_regnamespace('bellwether'), 'USAGE')
+            THEN format('SELECT bellwether.allow(%L, ''hub'')', current_user)
+        END";
 
-/// An error that names the statements, unless the role has all it needs.
+/// The same for all else that a hub needs. Before our tables are made there is nothing.
+const LACKING: &str = "
+    SELECT format('SELECT bellwether.allow(%L, ''hub'')', current_user)
+    FROM bellwether.rights_to('hub') WHERE NOT is_there LIMIT 1";
+
+const IS_THERE: &str = "SELECT to_regproc('bellwether.rights_to') IS NOT NULL";
+
+/// An error that names a statement, unless the role has all it needs.
 pub(crate) async fn check(client: &Client) -> Result<(), Error> {
-    let row = within("ask for the role's rights", client.query_one(MISSING, &[])).await?;
-    match row.get(0) {
-        Some(grants) => Err(Error::Rights { grants }),
-        None => Ok(()),
+    let what = "ask for the role's rights";
+    let row = within(what, client.query_one(NO_ENTRY, &[])).await?;
+    if let Some(grants) = row.get(0) {
+        return Err(Error::Rights { grants });
     }
+    let row = within(what, client.query_one(IS_THERE, &[])).await?;
+    if row.get(0) {
+        let row = within(what, client.query_opt(LACKING, &[])).await?;
+        if let Some(row) = row {
+            let grants = row.get(0);
+            return Err(Error::Rights { grants });
+        }
+    }
+    Ok(())
 }
 
 /// The error, or if it is that a right is missing, one that says which.

@@ -1,9 +1,8 @@
 //! Our tables and functions: the numbered migrations in `sql/`.
 
-use refinery::Runner;
 use tokio_postgres::Client;
 
-use crate::{Database, Error, rights};
+use crate::{Database, Error, limit::within, rights};
 
 mod embedded {
     refinery::embed_migrations!("../../sql");
@@ -23,11 +22,11 @@ pub async fn migrate(database: &Database) -> Result<(), Error> {
 
     // Without a lock first: a hub without the right to change anything runs on a schema
     // that somebody else has made.
-    if is_current(&client, &runner).await? {
+    if is_current(&client).await? {
         return Ok(());
     }
     lock(&client).await?;
-    if !is_current(&client, &runner).await? {
+    if !is_current(&client).await? {
         client
             .batch_execute("CREATE SCHEMA IF NOT EXISTS bellwether")
             .await
@@ -53,27 +52,31 @@ pub(crate) async fn lock(client: &Client) -> Result<(), Error> {
         .map_err(|error| Error::Query("wait for another instance's migration", error))
 }
 
-async fn is_current(client: &Client, runner: &Runner) -> Result<bool, Error> {
-    let known = runner
+/// The newest version that this program knows.
+pub(crate) fn newest() -> i32 {
+    let runner = embedded::migrations::runner();
+    let versions = runner
         .get_migrations()
         .iter()
-        .map(refinery::Migration::version)
-        .max();
-    let known = known.expect("there are migrations");
-    let failed = |error| Error::Query("read the version of the schema `bellwether`", error);
+        .map(refinery::Migration::version);
+    versions.max().expect("there are migrations")
+}
 
-    let exists = client
-        .query_one("SELECT to_regclass($1) IS NOT NULL", &[&TABLE])
-        .await
-        .map_err(failed)?;
+/// The version of the database's schema; `None` if there is none.
+pub(crate) async fn version(client: &Client) -> Result<Option<i32>, Error> {
+    let what = "read the version of the schema `bellwether`";
+    let exists = "SELECT to_regclass($1) IS NOT NULL";
+    let exists = within(what, client.query_one(exists, &[&TABLE])).await?;
     if !exists.get::<_, bool>(0) {
-        return Ok(false);
+        return Ok(None);
     }
-    let newest = client
-        .query_one("SELECT max(version) FROM bellwether.migration", &[])
-        .await
-        .map_err(failed)?;
-    match newest.get::<_, Option<i32>>(0) {
+    let newest = "SELECT max(version) FROM bellwether.migration";
+    Ok(within(what, client.query_one(newest, &[])).await?.get(0))
+}
+
+async fn is_current(client: &Client) -> Result<bool, Error> {
+    let known = newest();
+    match version(client).await? {
         Some(found) if found > known => Err(Error::SchemaNewer { found, known }),
         found => Ok(found == Some(known)),
     }
