@@ -8,6 +8,8 @@
 
 mod harness;
 
+/// Tables, and what is captured of them.
+mod attach;
 /// Others' clients.
 mod clients;
 /// The demo as a person runs it, and what holds its folder.
