@@ -1,6 +1,5 @@
-//! The hub itself: the only file that takes locks.
+//! The hub itself, and its lock.
 
-use bytes::{Bytes, BytesMut};
 use std::{
     fmt,
     sync::{
@@ -12,13 +11,12 @@ use std::{
 use crate::{
     Ancestor, Cursor, Epoch, Filter, Frame, Ring, Subscription,
     lanes::{LaneId, Lanes},
+    pieces::Pieces,
+    ring::Piece,
 };
 
-/// Frames looked at in one hold of the lock while a subscription replays.
-const SCAN: usize = 4096;
-
 /// Bytes handed out in one piece while a subscription replays, unless one frame is larger.
-const PIECE: usize = 64 * 1024;
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// How much of the stream is kept in memory.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +34,7 @@ pub struct Hub {
     /// A std lock: held for microseconds, never across an await. It guards the ring and
     /// the lanes together, so that who joins a lane knows the head it joined at.
     state: RwLock<State>,
+    pieces: Pieces,
     /// The head up to which all lanes have been sent what is theirs. Behind the ring's
     /// head only while `publish` sends.
     sent: AtomicU64,
@@ -84,16 +83,16 @@ pub enum Rewind {
 }
 
 /// Where a subscription belongs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Berth {
     generation: u64,
-    lane: LaneId,
+    pub(crate) lane: LaneId,
 }
 
 /// What a replaying subscription finds in the ring.
 pub(crate) enum Read {
-    /// These bytes, maybe none, and the position after them.
-    Bytes(Bytes, u64),
+    /// What comes next.
+    Piece(Piece),
     /// Nothing; it has all there is.
     CaughtUp,
     /// Its position is no longer in the ring, which begins after `floor`.
@@ -128,6 +127,7 @@ impl Hub {
         Arc::new(Self {
             limits,
             state: RwLock::new(state),
+            pieces: Pieces::new(),
             sent: AtomicU64::new(0),
         })
     }
@@ -300,23 +300,14 @@ impl Hub {
         if from >= state.ring.head() {
             return Read::CaughtUp;
         }
-        let Some(frames) = state.ring.after(from) else {
-            return Read::BeforeRing {
+        let make = || state.ring.piece(filter, from, PIECE_BYTES);
+        let head = state.ring.head();
+        match self.pieces.get(berth, filter, from, head, make) {
+            Some(piece) => Read::Piece(piece),
+            None => Read::BeforeRing {
                 floor: state.ring.floor(),
-            };
-        };
-        let mut bytes = BytesMut::new();
-        let mut seq = from;
-        for frame in frames.take(SCAN) {
-            if filter.matches(&frame.topic) {
-                if !bytes.is_empty() && bytes.len() + frame.bytes.len() > PIECE {
-                    break;
-                }
-                bytes.extend_from_slice(&frame.bytes);
-            }
-            seq = frame.seq;
+            },
         }
-        Read::Bytes(bytes.freeze(), seq)
     }
 
     pub(crate) fn leave(&self, berth: Berth) {

@@ -1,10 +1,13 @@
 //! Lanes: one for each distinct filter, and which of them an event is for.
 
-use bytes::{Bytes, BytesMut};
-use std::{collections::HashMap, sync::Arc};
+use bytes::Bytes;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 use tokio::sync::broadcast;
 
-use crate::{Filter, Frame, Pattern, Topic};
+use crate::{Filter, Frame, Pattern, Topic, ring::join};
 
 /// Batches that a lane keeps for its slowest subscription. One that is further behind
 /// reads the ring instead, which is not dearer: it gets all it missed in one piece.
@@ -28,6 +31,8 @@ pub(crate) struct Lanes {
     free: Vec<LaneId>,
     by_filter: HashMap<Filter, LaneId>,
     by_token: Node,
+    /// On all lanes together.
+    subscriptions: usize,
 }
 
 #[derive(Debug)]
@@ -55,9 +60,9 @@ struct Node {
     literal: HashMap<Arc<str>, Node>,
     any: Option<Box<Node>>,
     /// Lanes with a pattern that ends here.
-    ends: Vec<LaneId>,
+    ends: BTreeSet<LaneId>,
     /// Lanes with a pattern that ends with a `>` here.
-    rest: Vec<LaneId>,
+    rest: BTreeSet<LaneId>,
 }
 
 // === impl Lanes ===
@@ -73,6 +78,7 @@ impl Lanes {
             .as_mut()
             .expect("by_filter names lanes that exist");
         lane.subscriptions += 1;
+        self.subscriptions += 1;
         (id, lane.queue.subscribe())
     }
 
@@ -82,6 +88,7 @@ impl Lanes {
             .as_mut()
             .expect("a subscription's lane exists");
         lane.subscriptions -= 1;
+        self.subscriptions -= 1;
         if lane.subscriptions == 0 {
             let lane = self.slots[id].take().expect("it was just there");
             self.by_filter.remove(&lane.filter);
@@ -113,7 +120,8 @@ impl Lanes {
         let last_seq = frames.last().map_or(0, |frame| frame.seq);
         let mut assemble = |id: LaneId| {
             let lane = slots[id].as_mut().expect("touched just now");
-            let bytes = join(&mut lane.pending);
+            let bytes = join(&lane.pending);
+            lane.pending.clear();
             (lane.queue.clone(), Batch { last_seq, bytes })
         };
         touched.into_iter().map(&mut assemble).collect()
@@ -126,11 +134,7 @@ impl Lanes {
 
     /// How many subscriptions there are on all of them.
     pub(crate) fn subscriptions(&self) -> usize {
-        self.slots
-            .iter()
-            .flatten()
-            .map(|lane| lane.subscriptions)
-            .sum()
+        self.subscriptions
     }
 
     fn insert(&mut self, filter: &Filter) -> LaneId {
@@ -154,18 +158,6 @@ impl Lanes {
     }
 }
 
-/// One run of bytes from many. A single frame is passed on as it is.
-fn join(frames: &mut Vec<Bytes>) -> Bytes {
-    if frames.len() == 1 {
-        return frames.pop().expect("there is one");
-    }
-    let mut joined = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
-    for frame in frames.drain(..) {
-        joined.extend_from_slice(&frame);
-    }
-    joined.freeze()
-}
-
 // === impl Node ===
 
 impl Node {
@@ -174,21 +166,25 @@ impl Node {
         for token in pattern.tokens() {
             node = match token {
                 ">" => {
-                    node.rest.push(id);
+                    node.rest.insert(id);
                     return;
                 }
                 "*" => node.any.get_or_insert_default(),
                 literal => node.literal.entry(literal.into()).or_default(),
             };
         }
-        node.ends.push(id);
+        node.ends.insert(id);
     }
 
     /// Undoes an insert, and drops the nodes that nobody needs any more.
     fn remove<'a>(&mut self, tokens: &mut impl Iterator<Item = &'a str>, id: LaneId) {
         match tokens.next() {
-            None => self.ends.retain(|&other| other != id),
-            Some(">") => self.rest.retain(|&other| other != id),
+            None => {
+                self.ends.remove(&id);
+            }
+            Some(">") => {
+                self.rest.remove(&id);
+            }
             Some("*") => {
                 let node = self.any.as_mut().expect("it was inserted");
                 node.remove(tokens, id);

@@ -1,8 +1,20 @@
 //! The bounded window of recent frames.
 
-use std::collections::VecDeque;
+use bytes::{Bytes, BytesMut};
+use itertools::{Either, kmerge};
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+};
 
-use crate::Frame;
+use crate::{Filter, Frame, Topic};
+
+/// Most frames looked at for one piece.
+const SCAN: u64 = 4096;
+
+/// Most topics looked up for one piece. Whose filter meets more looks at the frames.
+const LOOKS: usize = 64;
 
 /// The newest frames, without holes: those after `floor`, up to `head`.
 ///
@@ -11,11 +23,23 @@ use crate::Frame;
 #[derive(Debug)]
 pub struct Ring {
     frames: VecDeque<Frame>,
+    /// The numbers of the frames here by their topic, ascending: a client of a few topics finds
+    /// its events without looking at everybody's.
+    numbers: BTreeMap<Topic, VecDeque<u64>>,
     /// Number of the event before the oldest frame here.
     floor: u64,
     bytes: usize,
     max_frames: usize,
     max_bytes: usize,
+}
+
+/// Some of the stream for one filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The frames, maybe none.
+    pub bytes: Bytes,
+    /// The position after them.
+    pub to: u64,
 }
 
 impl Ring {
@@ -24,6 +48,7 @@ impl Ring {
     pub fn new(head: u64, max_frames: usize, max_bytes: usize) -> Self {
         Self {
             frames: VecDeque::new(),
+            numbers: BTreeMap::new(),
             floor: head,
             bytes: 0,
             max_frames: max_frames.max(1),
@@ -38,13 +63,30 @@ impl Ring {
     pub fn push(&mut self, frame: Frame) {
         assert_eq!(frame.seq, self.head() + 1, "the stream has no holes");
         self.bytes += frame.bytes.len();
+        match self.numbers.get_mut(&frame.topic) {
+            Some(numbers) => numbers.push_back(frame.seq),
+            None => {
+                let numbers = VecDeque::from([frame.seq]);
+                self.numbers.insert(frame.topic.clone(), numbers);
+            }
+        }
         self.frames.push_back(frame);
         while self.frames.len() > self.max_frames
             || (self.bytes > self.max_bytes && self.frames.len() > 1)
         {
-            let oldest = self.frames.pop_front().expect("there is more than one");
-            self.bytes -= oldest.bytes.len();
-            self.floor = oldest.seq;
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        let oldest = self.frames.pop_front().expect("there is more than one");
+        self.bytes -= oldest.bytes.len();
+        self.floor = oldest.seq;
+        let numbers = self.numbers.get_mut(&oldest.topic);
+        let numbers = numbers.expect("its topic has a frame here");
+        numbers.pop_front();
+        if numbers.is_empty() {
+            self.numbers.remove(&oldest.topic);
         }
     }
 
@@ -52,6 +94,67 @@ impl Ring {
     pub fn after(&self, seq: u64) -> Option<impl DoubleEndedIterator<Item = &Frame>> {
         let skip = usize::try_from(seq.checked_sub(self.floor)?).ok()?;
         Some(self.frames.range(skip.min(self.frames.len())..))
+    }
+
+    /// The next frames after a position that a filter matches, in one run of at most so many
+    /// bytes or one frame. `None` if some may have been dropped.
+    pub fn piece(&self, filter: &Filter, from: u64, max_bytes: usize) -> Option<Piece> {
+        let after = self.after(from)?;
+        let (frames, end) = match self.numbers_after(filter, from) {
+            Some(lists) => {
+                let frame = |&seq: &u64| {
+                    let nth = usize::try_from(seq - self.floor - 1).ok()?;
+                    self.frames.get(nth)
+                };
+                (Either::Left(kmerge(lists).filter_map(frame)), self.head())
+            }
+            None => {
+                let end = self.head().min(from + SCAN);
+                let frames = after.take_while(move |frame| frame.seq <= end);
+                let frames = frames.filter(|frame| filter.matches(&frame.topic));
+                (Either::Right(frames), end)
+            }
+        };
+        let mut picked: Vec<&Bytes> = Vec::new();
+        let (mut len, mut to) = (0, end);
+        for frame in frames {
+            len += frame.bytes.len();
+            if len > max_bytes && !picked.is_empty() {
+                to = frame.seq - 1;
+                break;
+            }
+            picked.push(&frame.bytes);
+        }
+        let bytes = join(&picked);
+        Some(Piece { bytes, to })
+    }
+
+    /// The numbers after a position of the frames that a filter matches, a list for each topic;
+    /// `None` if it takes too long to find out.
+    fn numbers_after(&self, filter: &Filter, from: u64) -> Option<Vec<impl Iterator<Item = &u64>>> {
+        let mut lists = Vec::new();
+        let mut looks = 0;
+        for (nth, pattern) in filter.patterns().iter().enumerate() {
+            let prefix = pattern.prefix();
+            let range = (Bound::Included(prefix), Bound::Unbounded);
+            let may_match = |topic: &Topic| match topic.as_str().strip_prefix(prefix) {
+                Some(rest) => rest.is_empty() || pattern.has_wildcards(),
+                None => false,
+            };
+            let topics = self.numbers.range::<str, _>(range);
+            for (topic, numbers) in topics.take_while(|(topic, _)| may_match(topic)) {
+                looks += 1;
+                if looks > LOOKS {
+                    return None;
+                }
+                let mut earlier = filter.patterns()[..nth].iter();
+                if pattern.matches(topic) && !earlier.any(|pattern| pattern.matches(topic)) {
+                    let begin = numbers.partition_point(|&seq| seq <= from);
+                    lists.push(numbers.range(begin..));
+                }
+            }
+        }
+        Some(lists)
     }
 
     /// Number of the newest event.
@@ -69,6 +172,17 @@ impl Ring {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+}
+
+/// One run of bytes from many. A single one is passed on as it is.
+pub(crate) fn join(frames: &[impl Borrow<Bytes>]) -> Bytes {
+    if let [frame] = frames {
+        return frame.borrow().clone();
+    }
+    let frames = frames.iter().map(Borrow::borrow);
+    let mut joined = BytesMut::with_capacity(frames.clone().map(Bytes::len).sum());
+    frames.for_each(|frame| joined.extend_from_slice(frame));
+    joined.freeze()
 }
 
 #[cfg(test)]
@@ -93,7 +207,48 @@ mod tests {
         ring.push(frame(7, 1));
     }
 
+    fn filter() -> impl Strategy<Value = Filter> {
+        let pattern = "(a|b|[*])([.](a|b|[*])){0,2}|((a|b|[*])[.]){0,2}>|t[.][0-9]{1,2}|t[.]>";
+        proptest::collection::vec(pattern, 1..4)
+            .prop_map(|patterns| Filter::new(patterns.iter().map(String::as_str)).unwrap())
+    }
+
     proptest! {
+        /// Whether it looks up topics or looks at the frames: all that a filter matches comes
+        /// once and in order, in pieces of the right size.
+        #[test]
+        fn pieces_hold_what_matches(
+            topics in proptest::collection::vec("(a|b)([.](a|b)){0,2}|t[.][0-9]{1,2}", 1..300),
+            filter in filter(),
+            from in 0_u64..300,
+            max_frames in 1_usize..400,
+            max_bytes in 1_usize..100,
+        ) {
+            let mut ring = Ring::new(0, max_frames, usize::MAX);
+            let frames: Vec<Frame> = topics.iter().zip(1..).map(|(topic, seq)| Frame {
+                seq,
+                topic: Topic::new(topic).unwrap(),
+                bytes: format!("{seq} ").into(),
+            }).collect();
+            frames.iter().cloned().for_each(|frame| ring.push(frame));
+            let (mut seq, mut got) = (from, Vec::new());
+            while let Some(Piece { bytes, to }) = ring.piece(&filter, seq, max_bytes) {
+                let text = String::from_utf8(bytes.to_vec()).unwrap();
+                let seqs: Vec<u64> = text.split_whitespace().map(|n| n.parse().unwrap()).collect();
+                prop_assert!(bytes.len() <= max_bytes || seqs.len() == 1);
+                prop_assert!(seqs.iter().all(|&n| seq < n && n <= to));
+                got.extend(seqs);
+                if seq >= ring.head() {
+                    break;
+                }
+                prop_assert!(to > seq, "on it goes");
+                seq = to;
+            }
+            let due = frames.iter().filter(|frame| frame.seq > from && filter.matches(&frame.topic));
+            let due: Vec<u64> = due.map(|frame| frame.seq).collect();
+            prop_assert_eq!(got, if from < ring.floor() { Vec::new() } else { due });
+        }
+
         /// Agrees with a plain list of everything that was ever pushed.
         #[test]
         fn holds_the_newest(

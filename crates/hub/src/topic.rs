@@ -1,6 +1,6 @@
 //! Topics, and the patterns that clients subscribe with.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Borrow, fmt, sync::Arc};
 
 /// Longest topic or pattern, in bytes. The limit is ours: generous for a name, and
 /// small enough that a request line holds many.
@@ -81,6 +81,13 @@ impl Topic {
     }
 }
 
+/// Topics are in the order of their texts, so they can be looked up by them.
+impl Borrow<str> for Topic {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -134,6 +141,20 @@ impl Pattern {
             }
         }
         topic.next().is_none()
+    }
+
+    /// What it has before its first wildcard: all topics it matches begin so.
+    pub(crate) fn prefix(&self) -> &str {
+        if !self.has_wildcards {
+            return &self.text;
+        }
+        let end = self.text.find(['*', '>']).expect("it has one");
+        &self.text[..end]
+    }
+
+    /// Whether it may match more than one topic.
+    pub(crate) fn has_wildcards(&self) -> bool {
+        self.has_wildcards
     }
 
     /// Its tokens, wildcards as they are written.
