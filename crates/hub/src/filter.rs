@@ -1,18 +1,24 @@
-//! A set of patterns: what one subscription asks for, and what makes a lane.
+//! What one subscription asks for, and what makes a lane.
 
 use std::{fmt, sync::Arc};
 
-use crate::{InvalidTopic, Pattern, Topic};
+use crate::{Form, InvalidTopic, Pattern, Topic};
 
 /// Most patterns in one filter.
 pub const MAX_PATTERNS: usize = 64;
 
-/// A set of patterns; an event is meant if any of them matches its topic.
+/// A set of patterns, maybe some names, and a form. An event is meant if any of the patterns
+/// matches its topic, and its name is one of those, if any are given.
 ///
-/// Sorted and without doubles, so that two clients who name the same patterns in
-/// another order share a lane.
+/// Sorted and without doubles, so that two clients who name the same things in another order
+/// share a lane.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Filter(Arc<[Pattern]>);
+pub struct Filter {
+    patterns: Arc<[Pattern]>,
+    /// Empty: all names.
+    names: Arc<[Arc<str>]>,
+    form: Form,
+}
 
 /// Why some texts make no filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,17 +50,59 @@ impl Filter {
         }
         parsed.sort();
         parsed.dedup();
-        Ok(Self(parsed.into()))
+        Ok(Self {
+            patterns: parsed.into(),
+            names: Arc::default(),
+            form: Form::FIRST,
+        })
     }
 
-    /// Whether an event of this topic is meant.
-    pub fn matches(&self, topic: &Topic) -> bool {
-        self.0.iter().any(|pattern| pattern.matches(topic))
+    /// The same for events with one of these names only. Without any, for all.
+    #[must_use]
+    pub fn with_names(self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        let mut names: Vec<Arc<str>> = names.into_iter().map(|name| name.as_ref().into()).collect();
+        names.sort();
+        names.dedup();
+        Self {
+            names: names.into(),
+            ..self
+        }
+    }
+
+    /// The same for events in this form.
+    #[must_use]
+    pub fn in_form(self, form: Form) -> Self {
+        Self { form, ..self }
+    }
+
+    /// Whether an event of this topic and name is meant.
+    pub fn matches(&self, topic: &Topic, name: &str) -> bool {
+        self.has_name(name) && self.has_topic(topic)
+    }
+
+    /// Whether events of this topic are meant.
+    pub fn has_topic(&self, topic: &Topic) -> bool {
+        self.patterns.iter().any(|pattern| pattern.matches(topic))
+    }
+
+    /// Whether events with this name are meant.
+    pub fn has_name(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|wanted| **wanted == *name)
+    }
+
+    /// Whether it chooses by name, too.
+    pub fn has_names(&self) -> bool {
+        !self.names.is_empty()
     }
 
     /// Its patterns, sorted.
     pub fn patterns(&self) -> &[Pattern] {
-        &self.0
+        &self.patterns
+    }
+
+    /// How its events are to be written.
+    pub fn form(&self) -> Form {
+        self.form
     }
 }
 
@@ -81,8 +129,13 @@ mod tests {
         let one = Filter::new(["b.>", "a", "b.>"]).unwrap();
         let other = Filter::new(["a", "b.>"]).unwrap();
         assert_eq!(one, other);
-        assert!(one.matches(&Topic::new("b.c").unwrap()));
-        assert!(!one.matches(&Topic::new("c").unwrap()));
+        let (b, c) = (Topic::new("b.c").unwrap(), Topic::new("c").unwrap());
+        assert!(one.matches(&b, "any"));
+        assert!(!one.matches(&c, "any"));
+        let named = one.clone().with_names(["y", "x", "y"]);
+        assert_ne!(named, one);
+        assert_eq!(named, one.with_names(["x", "y"]));
+        assert!(named.matches(&b, "x") && !named.matches(&b, "z") && !named.matches(&c, "x"));
     }
 
     #[test]

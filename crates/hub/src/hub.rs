@@ -1,7 +1,9 @@
 //! The hub itself, and its lock.
 
 use std::{
+    collections::BTreeMap,
     fmt,
+    ops::Bound,
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
@@ -9,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    Ancestor, Cursor, Epoch, Filter, Frame, Ring, Subscription,
+    Ancestor, Cursor, Epoch, Filter, Frame, Retain, Ring, Subscription, Topic,
     lanes::{LaneId, Lanes},
     pieces::Pieces,
     ring::Piece,
@@ -50,6 +52,8 @@ struct State {
     generation: u64,
     ring: Ring,
     lanes: Lanes,
+    /// The last event of each topic that has a state.
+    states: BTreeMap<Topic, Frame>,
 }
 
 /// The hub does not know the stream yet, or is closed.
@@ -123,6 +127,7 @@ impl Hub {
             generation: 0,
             ring: Ring::new(0, limits.ring_frames, limits.ring_bytes),
             lanes: Lanes::default(),
+            states: BTreeMap::new(),
         };
         Arc::new(Self {
             limits,
@@ -133,12 +138,19 @@ impl Hub {
     }
 
     /// Opens a stream whose ring holds these frames, the newest of which has the number
-    /// `head`. Subscriptions to another stream end; their clients come back with cursors
-    /// that tell the difference.
+    /// `head`, and whose topics have these states. Subscriptions to another stream end; their
+    /// clients come back with cursors that tell the difference.
     ///
     /// # Panics
     /// If the frames have holes or do not end at `head`.
-    pub fn open(&self, epoch: Epoch, ancestors: Vec<Ancestor>, head: u64, recent: Vec<Frame>) {
+    pub fn open(
+        &self,
+        epoch: Epoch,
+        ancestors: Vec<Ancestor>,
+        head: u64,
+        recent: Vec<Frame>,
+        states: Vec<Frame>,
+    ) {
         let floor = recent.first().map_or(head, |oldest| oldest.seq - 1);
         let mut ring = Ring::new(floor, self.limits.ring_frames, self.limits.ring_bytes);
         for frame in recent {
@@ -150,6 +162,8 @@ impl Hub {
         let old_lanes = state.begin(Some(epoch));
         state.ancestors = ancestors;
         state.ring = ring;
+        let by_topic = states.into_iter().map(|frame| (frame.topic.clone(), frame));
+        state.states = by_topic.collect();
         self.sent.store(head, Ordering::Release);
         drop(state);
         drop(old_lanes);
@@ -173,6 +187,7 @@ impl Hub {
         let mut state = self.write();
         let sends = state.lanes.sort(&frames);
         for frame in frames {
+            state.keep(&frame);
             state.ring.push(frame);
         }
         drop(state);
@@ -213,6 +228,27 @@ impl Hub {
             cursor,
             queue,
         ))
+    }
+
+    /// The states of a filter's topics, as they are known at a position: those from after it
+    /// come with the stream. By topic, in the filter's form.
+    pub fn states(&self, filter: &Filter, at: Cursor) -> Vec<Frame> {
+        let state = self.read();
+        if state.epoch != Some(at.epoch) {
+            return Vec::new();
+        }
+        let mut found = BTreeMap::new();
+        for pattern in filter.patterns() {
+            let prefix = pattern.prefix();
+            let from = (Bound::Included(prefix), Bound::Unbounded);
+            let near = state.states.range::<str, _>(from);
+            let near = near.take_while(|(topic, _)| topic.as_str().starts_with(prefix));
+            let due = near.filter(|(topic, frame)| {
+                pattern.matches(topic) && filter.has_name(&frame.name) && frame.seq <= at.seq
+            });
+            found.extend(due);
+        }
+        found.into_values().cloned().collect()
     }
 
     /// The newest position, as far as it has been handed to everybody.
@@ -268,7 +304,10 @@ impl Hub {
         }
         let frames = state.ring.after(floor).into_iter().flatten();
         let mut missing = count;
-        for frame in frames.rev().filter(|frame| filter.matches(&frame.topic)) {
+        for frame in frames
+            .rev()
+            .filter(|frame| filter.matches(&frame.topic, &frame.name))
+        {
             missing -= 1;
             if missing == 0 {
                 return Rewind::To(frame.seq - 1);
@@ -332,6 +371,18 @@ impl Hub {
 // === impl State ===
 
 impl State {
+    fn keep(&mut self, frame: &Frame) {
+        match frame.retain {
+            Retain::No => {}
+            Retain::Set => {
+                self.states.insert(frame.topic.clone(), frame.clone());
+            }
+            Retain::Clear => {
+                self.states.remove(&frame.topic);
+            }
+        }
+    }
+
     /// Begins a generation without lanes. Returns the old ones: to drop their senders
     /// wakes every subscription, and is better done without the lock.
     fn begin(&mut self, epoch: Option<Epoch>) -> Lanes {
@@ -370,7 +421,7 @@ mod tests {
             epoch: epoch(number),
             until,
         });
-        hub.open(epoch(4), ancestors.to_vec(), 130, Vec::new());
+        hub.open(epoch(4), ancestors.to_vec(), 130, Vec::new(), Vec::new());
         for (asked, expected) in [
             (cursor(4, 125), Place::Here(cursor(4, 125))),
             (cursor(4, 999), Place::Here(cursor(4, 999))),

@@ -7,7 +7,7 @@ use std::{
 };
 use tokio::sync::broadcast;
 
-use crate::{Filter, Frame, Pattern, Topic, ring::join};
+use crate::{Filter, Frame, Pattern, Topic, Wire, ring::join};
 
 /// Batches that a lane keeps for its slowest subscription. One that is further behind
 /// reads the ring instead, which is not dearer: it gets all it missed in one piece.
@@ -41,7 +41,7 @@ struct Lane {
     queue: broadcast::Sender<Batch>,
     subscriptions: usize,
     /// Frames of the batch that is being sorted; empty between batches.
-    pending: Vec<Bytes>,
+    pending: Vec<Wire>,
     /// The last event put into `pending`, so that two patterns of one filter that both
     /// match it count once.
     pending_seq: u64,
@@ -108,19 +108,22 @@ impl Lanes {
         for frame in frames {
             by_token.visit(&frame.topic, &mut |id| {
                 let lane = slots[id].as_mut().expect("by_token names lanes that exist");
+                if !lane.filter.has_name(&frame.name) {
+                    return;
+                }
                 if lane.pending.is_empty() {
                     touched.push(id);
                 } else if lane.pending_seq == frame.seq {
                     return;
                 }
                 lane.pending_seq = frame.seq;
-                lane.pending.push(frame.bytes.clone());
+                lane.pending.push(frame.wire.clone());
             });
         }
         let last_seq = frames.last().map_or(0, |frame| frame.seq);
         let mut assemble = |id: LaneId| {
             let lane = slots[id].as_mut().expect("touched just now");
-            let bytes = join(&lane.pending);
+            let bytes = join(&lane.pending, lane.filter.form());
             lane.pending.clear();
             (lane.queue.clone(), Batch { last_seq, bytes })
         };
@@ -237,13 +240,16 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Form, Retain};
     use proptest::prelude::*;
 
     fn frame(seq: u64, topic: &str) -> Frame {
         Frame {
             seq,
             topic: Topic::new(topic).unwrap(),
-            bytes: format!("{seq} ").into(),
+            name: if seq % 3 == 0 { "x" } else { "z" }.into(),
+            retain: Retain::No,
+            wire: format!("{seq} ").into(),
         }
     }
 
@@ -269,8 +275,11 @@ mod tests {
     }
 
     fn filter() -> impl Strategy<Value = Filter> {
-        proptest::collection::vec(pattern(), 1..4)
-            .prop_map(|patterns| Filter::new(patterns.iter().map(String::as_str)).unwrap())
+        let patterns = proptest::collection::vec(pattern(), 1..4);
+        (patterns, proptest::collection::vec("[xy]", 0..3)).prop_map(|(patterns, names)| {
+            let filter = Filter::new(patterns.iter().map(String::as_str)).unwrap();
+            filter.with_names(names)
+        })
     }
 
     proptest! {
@@ -296,8 +305,8 @@ mod tests {
             }
             for (filter, id, mut queue) in stayed {
                 let expected: Vec<u8> = frames.iter()
-                    .filter(|frame| filter.matches(&frame.topic))
-                    .flat_map(|frame| frame.bytes.clone())
+                    .filter(|frame| filter.matches(&frame.topic, &frame.name))
+                    .flat_map(|frame| frame.wire.bytes(Form::FIRST))
                     .collect();
                 let sent = queue.try_recv().map_or(Bytes::new(), |batch| batch.bytes);
                 prop_assert_eq!(sent, expected);

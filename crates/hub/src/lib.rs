@@ -34,7 +34,7 @@ mod subscription;
 mod topic;
 
 pub use cursor::{Ancestor, Cursor, Epoch, InvalidCursor};
-pub use event::{Event, Frame};
+pub use event::{Event, Form, Frame, PARTS, Retain, Wire};
 pub use filter::{Filter, InvalidFilter, MAX_PATTERNS};
 pub use hub::{Hub, Limits, NotOpen, Place, Rewind};
 pub use ring::{Piece, Ring};

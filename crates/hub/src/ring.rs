@@ -8,7 +8,7 @@ use std::{
     ops::Bound,
 };
 
-use crate::{Filter, Frame, Topic};
+use crate::{Filter, Form, Frame, Topic, Wire};
 
 /// Most frames looked at for one piece.
 const SCAN: u64 = 4096;
@@ -62,7 +62,7 @@ impl Ring {
     /// If its number is not the next one. What is missing would be missing for every client.
     pub fn push(&mut self, frame: Frame) {
         assert_eq!(frame.seq, self.head() + 1, "the stream has no holes");
-        self.bytes += frame.bytes.len();
+        self.bytes += frame.wire.weight();
         match self.numbers.get_mut(&frame.topic) {
             Some(numbers) => numbers.push_back(frame.seq),
             None => {
@@ -80,7 +80,7 @@ impl Ring {
 
     fn drop_oldest(&mut self) {
         let oldest = self.frames.pop_front().expect("there is more than one");
-        self.bytes -= oldest.bytes.len();
+        self.bytes -= oldest.wire.weight();
         self.floor = oldest.seq;
         let numbers = self.numbers.get_mut(&oldest.topic);
         let numbers = numbers.expect("its topic has a frame here");
@@ -106,26 +106,29 @@ impl Ring {
                     let nth = usize::try_from(seq - self.floor - 1).ok()?;
                     self.frames.get(nth)
                 };
-                (Either::Left(kmerge(lists).filter_map(frame)), self.head())
+                let frames = kmerge(lists).filter_map(frame);
+                let frames = frames.filter(|frame| filter.has_name(&frame.name));
+                (Either::Left(frames), self.head())
             }
             None => {
                 let end = self.head().min(from + SCAN);
                 let frames = after.take_while(move |frame| frame.seq <= end);
-                let frames = frames.filter(|frame| filter.matches(&frame.topic));
+                let frames = frames.filter(|frame| filter.matches(&frame.topic, &frame.name));
                 (Either::Right(frames), end)
             }
         };
-        let mut picked: Vec<&Bytes> = Vec::new();
+        let form = filter.form();
+        let mut picked: Vec<&Wire> = Vec::new();
         let (mut len, mut to) = (0, end);
         for frame in frames {
-            len += frame.bytes.len();
+            len += frame.wire.len(form);
             if len > max_bytes && !picked.is_empty() {
                 to = frame.seq - 1;
                 break;
             }
-            picked.push(&frame.bytes);
+            picked.push(&frame.wire);
         }
-        let bytes = join(&picked);
+        let bytes = join(&picked, form);
         Some(Piece { bytes, to })
     }
 
@@ -174,21 +177,22 @@ impl Ring {
     }
 }
 
-/// One run of bytes from many. A single one is passed on as it is.
-pub(crate) fn join(frames: &[impl Borrow<Bytes>]) -> Bytes {
+/// One run of bytes from many frames. A single one is passed on as it is.
+pub(crate) fn join(frames: &[impl Borrow<Wire>], form: Form) -> Bytes {
     if let [frame] = frames {
-        return frame.borrow().clone();
+        return frame.borrow().bytes(form);
     }
     let frames = frames.iter().map(Borrow::borrow);
-    let mut joined = BytesMut::with_capacity(frames.clone().map(Bytes::len).sum());
-    frames.for_each(|frame| joined.extend_from_slice(frame));
+    let len = frames.clone().map(|wire| wire.len(form)).sum();
+    let mut joined = BytesMut::with_capacity(len);
+    frames.for_each(|wire| wire.append(form, &mut joined));
     joined.freeze()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Topic;
+    use crate::Retain;
     use bytes::Bytes;
     use proptest::prelude::*;
 
@@ -196,7 +200,9 @@ mod tests {
         Frame {
             seq,
             topic: Topic::new("t").unwrap(),
-            bytes: Bytes::from(vec![b'x'; len]),
+            name: "n".into(),
+            retain: Retain::No,
+            wire: Bytes::from(vec![b'x'; len]).into(),
         }
     }
 
@@ -209,8 +215,11 @@ mod tests {
 
     fn filter() -> impl Strategy<Value = Filter> {
         let pattern = "(a|b|[*])([.](a|b|[*])){0,2}|((a|b|[*])[.]){0,2}>|t[.][0-9]{1,2}|t[.]>";
-        proptest::collection::vec(pattern, 1..4)
-            .prop_map(|patterns| Filter::new(patterns.iter().map(String::as_str)).unwrap())
+        let patterns = proptest::collection::vec(pattern, 1..4);
+        (patterns, proptest::collection::vec("[xy]", 0..3)).prop_map(|(patterns, names)| {
+            let filter = Filter::new(patterns.iter().map(String::as_str)).unwrap();
+            filter.with_names(names)
+        })
     }
 
     proptest! {
@@ -228,7 +237,9 @@ mod tests {
             let frames: Vec<Frame> = topics.iter().zip(1..).map(|(topic, seq)| Frame {
                 seq,
                 topic: Topic::new(topic).unwrap(),
-                bytes: format!("{seq} ").into(),
+                name: if seq % 3 == 0 { "x" } else { "z" }.into(),
+                retain: Retain::No,
+                wire: format!("{seq} ").into(),
             }).collect();
             frames.iter().cloned().for_each(|frame| ring.push(frame));
             let (mut seq, mut got) = (from, Vec::new());
@@ -244,7 +255,7 @@ mod tests {
                 prop_assert!(to > seq, "on it goes");
                 seq = to;
             }
-            let due = frames.iter().filter(|frame| frame.seq > from && filter.matches(&frame.topic));
+            let due = frames.iter().filter(|frame| frame.seq > from && filter.matches(&frame.topic, &frame.name));
             let due: Vec<u64> = due.map(|frame| frame.seq).collect();
             prop_assert_eq!(got, if from < ring.floor() { Vec::new() } else { due });
         }
@@ -265,15 +276,16 @@ mod tests {
 
                 prop_assert_eq!(ring.head(), head + 1 + i as u64);
                 let kept: Vec<_> = ring.after(ring.floor()).unwrap().cloned().collect();
-                prop_assert_eq!(&kept[..], &all[all.len() - kept.len()..]);
-                prop_assert_eq!(ring.bytes(), kept.iter().map(|f| f.bytes.len()).sum::<usize>());
+                let seqs = |frames: &[Frame]| frames.iter().map(|f| f.seq).collect::<Vec<_>>();
+                prop_assert_eq!(seqs(&kept), seqs(&all[all.len() - kept.len()..]));
+                prop_assert_eq!(ring.bytes(), kept.iter().map(|f| f.wire.weight()).sum::<usize>());
                 prop_assert!(kept.len() <= max_frames);
                 prop_assert!(ring.bytes() <= max_bytes || kept.len() == 1);
 
                 // Nothing was dropped that would have fitted.
                 if let Some(dropped) = all.len().checked_sub(kept.len() + 1) {
                     prop_assert!(
-                        kept.len() == max_frames || ring.bytes() + all[dropped].bytes.len() > max_bytes
+                        kept.len() == max_frames || ring.bytes() + all[dropped].wire.weight() > max_bytes
                     );
                 }
             }

@@ -162,7 +162,7 @@ impl fmt::Debug for Subscription {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Epoch, Frame, Limits, Topic};
+    use crate::{Epoch, Frame, Limits, Retain, Topic};
     use proptest::prelude::*;
     use std::task::Waker;
 
@@ -173,7 +173,7 @@ mod tests {
             ring_frames,
             ..Limits::default()
         });
-        hub.open(EPOCH, Vec::new(), 0, Vec::new());
+        hub.open(EPOCH, Vec::new(), 0, Vec::new(), Vec::new());
         hub
     }
 
@@ -183,7 +183,9 @@ mod tests {
         let frames = (head + 1..=head + count as u64).map(|seq| Frame {
             seq,
             topic: Topic::new(if seq % 2 == 0 { "a.even" } else { "a.odd" }).unwrap(),
-            bytes: format!("{seq} ").into(),
+            name: "n".into(),
+            retain: Retain::No,
+            wire: format!("{seq} ").into(),
         });
         hub.publish(frames.collect());
     }
@@ -281,7 +283,7 @@ mod tests {
         assert_eq!(replayed("a.odd"), "1 3 5 7 9 ");
         publish(&hub, 1);
         assert_eq!(replayed("a.odd"), "1 3 5 7 9 11 ");
-        hub.open(EPOCH, Vec::new(), 0, Vec::new());
+        hub.open(EPOCH, Vec::new(), 0, Vec::new(), Vec::new());
         publish(&hub, 1);
         assert_eq!(replayed("a.odd"), "1 ");
     }
@@ -292,7 +294,7 @@ mod tests {
         let mut replaying = subscribe(&hub, ">", Some(0));
         let mut live = subscribe(&hub, ">", None);
         assert_eq!(poll(&mut live), None);
-        hub.open(EPOCH, Vec::new(), 0, Vec::new());
+        hub.open(EPOCH, Vec::new(), 0, Vec::new(), Vec::new());
         assert_eq!(poll(&mut replaying), Some(Next::Closed));
         assert_eq!(poll(&mut live), Some(Next::Closed));
         let mut late = subscribe(&hub, ">", None);

@@ -7,7 +7,7 @@ use tokio_postgres::{Statement, types::ToSql};
 use crate::{
     Backoff, Database, Doorbell, Error, Link, Metrics,
     error::chain,
-    history::{AFTER, PAGE_EVENTS, page_after},
+    history::{AFTER, PAGE_EVENTS, event, page_after},
     limit::within,
     rights,
     sequencer::{ADVANCE, Sequencer},
@@ -17,6 +17,9 @@ use crate::{
 /// millions of rows, and goes on to the end if its hub has given up waiting for the answer;
 /// but nobody queues behind it for long, or those who gave up would be ever more.
 const PATIENCE: &str = "SET lock_timeout = '5s'; SET client_connection_check_interval = 0";
+
+/// The state of each topic that has one.
+const STATES: &str = "SELECT seq, topic, name, key, data::text, at, true FROM bellwether.state";
 
 /// Follows the stream: numbers what is new, or sees that another instance has, and reads it.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ pub enum Update {
         head: u64,
         /// The newest events, up to `head`.
         recent: Vec<Event>,
+        /// The last event of each topic that has a state.
+        states: Vec<Event>,
     },
     /// It has grown.
     Grown {
@@ -223,11 +228,19 @@ impl Session {
                 });
             }
         }
+        let states = self.sequencer.client().query(STATES, &[]);
+        let states = within("read the topics' states", states).await?;
+        let states = states.iter().map(event).collect::<Result<Vec<_>, _>>()?;
         Ok(Update::Opened {
             epoch: self.epoch,
             ancestors,
             head,
             recent,
+            // What another hub numbers meanwhile comes later, here too.
+            states: states
+                .into_iter()
+                .filter(|event| event.seq <= head)
+                .collect(),
         })
     }
 

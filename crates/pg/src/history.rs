@@ -1,7 +1,7 @@
 //! The stream as it stands in the tables.
 
 use deadpool_postgres::{Object, Pool};
-use hub::{Epoch, Event, Topic};
+use hub::{Epoch, Event, Retain, Topic};
 use std::time::SystemTime;
 use tokio_postgres::{Client, Row, Statement, types::ToSql};
 
@@ -19,12 +19,12 @@ const READ: &str = "read history";
 /// What follows a position, oldest first. Large data are stored apart and compressed, and what
 /// they come to in that form is known without unpacking them: far too many never are.
 pub(crate) const AFTER: &str = "
-    SELECT seq, topic, name, key, data, at
+    SELECT seq, topic, name, key, data, at, retain
     FROM (
         SELECT *, sum(octet_length(data)) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING)
             - octet_length(data) AS bytes_before
         FROM (
-            SELECT seq, topic, name, key, data::text AS data, at
+            SELECT seq, topic, name, key, data::text AS data, at, retain
             FROM (
                 SELECT stream.seq, event.*,
                     sum(pg_column_size(event.data)) OVER (ORDER BY stream.seq ROWS UNBOUNDED PRECEDING)
@@ -37,9 +37,9 @@ pub(crate) const AFTER: &str = "
     ) AS page
     WHERE bytes_before < $3";
 
-/// Topics before a position, newest first.
+/// Topics and names before a position, newest first.
 const TOPICS_BEFORE: &str = "
-    SELECT stream.seq, event.topic
+    SELECT stream.seq, event.topic, event.name
     FROM bellwether.stream JOIN bellwether.event ON event.id = stream.event_id
     WHERE stream.seq <= $1 ORDER BY stream.seq DESC LIMIT $2";
 
@@ -108,13 +108,17 @@ impl History {
         newest.unwrap_or_else(|| Err(Error::Decode("there is no head".to_owned())))
     }
 
-    /// The topics of up to `limit` events at or before a position, newest first.
-    pub async fn topics_before(&self, seq: u64, limit: u32) -> Result<Vec<(u64, Topic)>, Error> {
+    /// The topics and names of up to `limit` events at or before a position, newest first.
+    pub async fn topics_before(
+        &self,
+        seq: u64,
+        limit: u32,
+    ) -> Result<Vec<(u64, Topic, String)>, Error> {
         let rows = self
             .query(TOPICS_BEFORE, &[&position(seq), &i64::from(limit)])
             .await?;
         rows.iter()
-            .map(|row| Ok((number(row, 0)?, topic(row.get(1)))))
+            .map(|row| Ok((number(row, 0)?, topic(row.get(1)), row.get(2))))
             .collect()
     }
 
@@ -167,7 +171,7 @@ fn page(rows: &[Row]) -> Result<Vec<Event>, Error> {
     }
 }
 
-fn event(row: &Row) -> Result<Event, Error> {
+pub(crate) fn event(row: &Row) -> Result<Event, Error> {
     Ok(Event {
         seq: number(row, 0)?,
         topic: topic(row.get(1)),
@@ -175,6 +179,11 @@ fn event(row: &Row) -> Result<Event, Error> {
         key: row.get(3),
         data: row.get(4),
         at: row.try_get(5).unwrap_or(SystemTime::UNIX_EPOCH), // infinity has no other form
+        retain: match row.get(6) {
+            None => Retain::No,
+            Some(true) => Retain::Set,
+            Some(false) => Retain::Clear,
+        },
     })
 }
 

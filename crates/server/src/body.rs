@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use hub::{Next, Subscription};
+use hub::{Form, Next, Subscription};
 use std::{
     convert::Infallible,
     fmt,
@@ -66,9 +66,9 @@ impl EventBody {
     }
 
     /// A stream that only says when to come back.
-    pub(crate) fn farewell(retry: Duration) -> Self {
+    pub(crate) fn farewell(retry: Duration, form: Form) -> Self {
         Self {
-            opening: Some(control::farewell(retry)),
+            opening: Some(control::retry(retry, form)),
             live: None,
         }
     }
@@ -93,8 +93,9 @@ impl Body for EventBody {
             Poll::Ready(Some(bytes)) => ready(bytes),
             Poll::Ready(None) => {
                 let retry = live.settings.retry_later();
+                let farewell = control::retry(retry, live.subscription.filter().form());
                 self.live = None;
-                ready(control::farewell(retry))
+                ready(farewell)
             }
             Poll::Pending => Poll::Pending,
         }
@@ -122,7 +123,10 @@ impl Live {
                 Poll::Ready(next) => return Poll::Ready(next),
                 // The heartbeat comes last, so that its id is never ahead of an event.
                 Poll::Pending if self.heartbeat.poll_tick(cx).is_ready() => {
-                    return Poll::Ready(Some(control::heartbeat(self.subscription.cursor())));
+                    return Poll::Ready(Some(control::heartbeat(
+                        self.subscription.cursor(),
+                        self.subscription.filter().form(),
+                    )));
                 }
                 Poll::Pending => return Poll::Pending,
             }

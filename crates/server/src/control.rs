@@ -1,9 +1,11 @@
 //! What a stream says of itself, between the events.
 
 use bytes::{Bytes, BytesMut};
-use hub::Cursor;
+use hub::{Cursor, Form};
 use serde_json::json;
 use std::time::Duration;
+
+use crate::frame::LINES;
 
 /// Tells a client that some of what it asked for does not exist any more.
 #[derive(Debug)]
@@ -21,12 +23,21 @@ pub(crate) struct Gap {
 
 impl Gap {
     /// Without an id: it is no position to come back to.
-    pub(crate) fn encode(&self, out: &mut BytesMut) {
+    pub(crate) fn encode(&self, form: Form, out: &mut BytesMut) {
+        if form == LINES {
+            let line = json!({"event": "gap", "data": self.to_json()});
+            out.extend_from_slice(format!("{line}\n").as_bytes());
+        } else {
+            control("gap", None, &self.to_json().to_string(), out);
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> serde_json::Value {
         let mut data = json!({"reason": self.reason, "from": self.from, "to": self.to.to_string()});
         if let Some(missing) = self.missing {
             data["missing"] = missing.into();
         }
-        control("gap", None, &data.to_string(), out);
+        data
     }
 }
 
@@ -37,16 +48,23 @@ pub(crate) fn excerpt(text: &str) -> String {
 
 /// Moves the cursor of a client for whom nothing happens. An event, not a comment: a page's
 /// script cannot see comments, and it is the script that notices silence.
-pub(crate) fn heartbeat(cursor: Cursor) -> Bytes {
+///
+/// On lines, where there is no place for it, an empty one.
+pub(crate) fn heartbeat(cursor: Cursor, form: Form) -> Bytes {
+    if form == LINES {
+        return Bytes::from_static(b"\n");
+    }
     let mut out = BytesMut::new();
     control("heartbeat", Some(&cursor.to_string()), "", &mut out);
     out.freeze()
 }
 
-/// The last word of a stream: when to come back.
-pub(crate) fn farewell(retry: Duration) -> Bytes {
+/// The first word of a stream, and the last: when to come back.
+pub(crate) fn retry(after: Duration, form: Form) -> Bytes {
     let mut out = BytesMut::new();
-    sse::retry(&mut out, retry);
+    if form != LINES {
+        sse::retry(&mut out, after);
+    }
     out.freeze()
 }
 

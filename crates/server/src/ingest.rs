@@ -1,8 +1,9 @@
 //! From the database to the hub.
 
-use bytes::BytesMut;
-use hub::{Cursor, Epoch, Event, Frame, Hub};
+use hub::{Epoch, Event, Frame, Hub};
 use pg::{Feed, Update};
+
+use crate::frame;
 
 /// Publishes what the feed brings, for ever. Each event is encoded here, once.
 pub async fn ingest(mut feed: Feed, hub: &Hub) {
@@ -13,38 +14,17 @@ pub async fn ingest(mut feed: Feed, hub: &Hub) {
                 ancestors,
                 head,
                 recent,
+                states,
             } => {
-                hub.open(epoch, ancestors, head, frames(epoch, recent));
+                let (recent, states) = (frames(epoch, recent), frames(epoch, states));
+                hub.open(epoch, ancestors, head, recent, states);
             }
             Update::Grown { epoch, events } => hub.publish(frames(epoch, events)),
         }
     }
 }
 
-/// Appends an event to a buffer as it goes over the wire.
-pub fn encode(epoch: Epoch, event: &Event, out: &mut BytesMut) {
-    let id = Cursor {
-        epoch,
-        seq: event.seq,
-    }
-    .to_string();
-    let event = sse::Event {
-        id: Some(&id),
-        name: Some(&event.name),
-        data: &event.data,
-    };
-    event.encode(out);
-}
-
 fn frames(epoch: Epoch, events: Vec<Event>) -> Vec<Frame> {
-    let frame = |event: Event| {
-        let mut bytes = BytesMut::new();
-        encode(epoch, &event, &mut bytes);
-        Frame {
-            seq: event.seq,
-            topic: event.topic,
-            bytes: bytes.freeze(),
-        }
-    };
-    events.into_iter().map(frame).collect()
+    let encode = |event| frame::encode(epoch, event);
+    events.into_iter().map(encode).collect()
 }

@@ -17,7 +17,7 @@
 mod accept;
 mod body;
 mod control;
-mod envelope;
+mod frame;
 mod health;
 mod ingest;
 mod metrics;
@@ -32,8 +32,9 @@ use std::{sync::Arc, time::Duration};
 
 pub use accept::{Unfinished, serve};
 pub use body::EventBody;
+pub use frame::{PLAIN, encode};
 pub use health::Health;
-pub use ingest::{encode, ingest};
+pub use ingest::ingest;
 pub use metrics::Metrics;
 pub use pages::Pages;
 

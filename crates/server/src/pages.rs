@@ -10,14 +10,21 @@
 //! the cache; and a client holds no page, only the piece of it that it is being sent.
 
 use bytes::{Bytes, BytesMut};
-use hub::{Cursor, Epoch, Event, Filter, Frame, Topic};
+use hub::{Cursor, Epoch, Event, Filter, Form, Frame, Topic};
 use moka::{future::Cache, policy::EvictionPolicy};
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{control::Gap, ingest::encode};
+use crate::{
+    control::Gap,
+    frame::{PLAIN, encode},
+};
 
 /// Pages begin at multiples of the first. One that is cut short, because events are large, is
 /// continued where it ends, up to the next multiple of the finest of these that this place is
@@ -60,10 +67,11 @@ struct Page {
 /// So much of a page as is handed out in one piece to a client that wants all of it.
 #[derive(Debug)]
 struct Leaf {
-    /// At least one. Their bytes are slices of `bytes`.
+    /// At least one.
     frames: Vec<Frame>,
     topics: BTreeSet<Topic>,
-    bytes: Bytes,
+    /// All of them in the plain form, once somebody wanted that.
+    whole: OnceLock<Bytes>,
 }
 
 /// What one client is sent next.
@@ -224,7 +232,7 @@ impl Page {
         let mut seq = from.seq;
         if seq < self.floor {
             seq = self.floor.min(floor);
-            bytes = gap(from, seq);
+            bytes = gap(from, seq, filter.form());
         }
         let leaves = self.leaves.iter().skip_while(|leaf| leaf.end() <= from.seq);
         for leaf in leaves {
@@ -243,7 +251,9 @@ impl Page {
 
     /// About how many bytes of memory it takes.
     fn weight(&self) -> usize {
-        let leaf = |leaf: &Leaf| leaf.bytes.len() + leaf.frames.len() * (size_of::<Frame>() + 32);
+        // Once as frames and once in one run.
+        let frame = |frame: &Frame| size_of::<Frame>() + 2 * frame.wire.weight() + 32;
+        let leaf = |leaf: &Leaf| leaf.frames.iter().map(frame).sum::<usize>();
         size_of::<Self>() + self.leaves.iter().map(leaf).sum::<usize>()
     }
 }
@@ -253,27 +263,21 @@ impl Page {
 impl Leaf {
     /// So many of the events as fit.
     fn new(epoch: Epoch, events: &[Event]) -> Self {
-        let mut bytes = BytesMut::new();
-        let mut ends = Vec::new();
+        let (mut frames, mut topics) = (Vec::new(), BTreeSet::new());
+        let mut bytes = 0;
         for event in events {
-            encode(epoch, event, &mut bytes);
-            ends.push(bytes.len());
-            if bytes.len() >= PIECE_BYTES {
+            let frame = encode(epoch, event.clone());
+            bytes += frame.wire.len(PLAIN);
+            topics.insert(frame.topic.clone());
+            frames.push(frame);
+            if bytes >= PIECE_BYTES {
                 break;
             }
         }
-        let bytes = bytes.freeze();
-        let mut begin = 0;
-        let frame = |(event, end): (&Event, usize)| Frame {
-            seq: event.seq,
-            topic: event.topic.clone(),
-            bytes: bytes.slice(std::mem::replace(&mut begin, end)..end),
-        };
-        let frames: Vec<Frame> = events.iter().zip(ends).map(frame).collect();
         Self {
-            topics: frames.iter().map(|frame| frame.topic.clone()).collect(),
             frames,
-            bytes,
+            topics,
+            whole: OnceLock::new(),
         }
     }
 
@@ -283,27 +287,38 @@ impl Leaf {
 
     /// The bytes of what a filter matches after `seq` and up to `floor`.
     fn bytes_for(&self, filter: &Filter, seq: u64, floor: u64) -> Bytes {
-        let wanted = self.topics.iter().filter(|topic| filter.matches(topic));
+        let wanted = self.topics.iter().filter(|topic| filter.has_topic(topic));
         let wanted: BTreeSet<&Topic> = wanted.collect();
         if wanted.is_empty() {
             return Bytes::new();
         }
-        let is_whole = seq < self.frames[0].seq && self.end() <= floor;
-        if is_whole && wanted.len() == self.topics.len() {
-            return self.bytes.clone();
+        let is_whole = seq < self.frames[0].seq
+            && self.end() <= floor
+            && wanted.len() == self.topics.len()
+            && !filter.has_names();
+        if is_whole && filter.form() == PLAIN {
+            let all = || concat(self.frames.iter(), PLAIN);
+            return self.whole.get_or_init(all).clone();
         }
-        // A copy, and no slices of it: a client that is slow to take one of them would keep all.
-        let frames = self
-            .frames
-            .iter()
-            .filter(|frame| seq < frame.seq && frame.seq <= floor && wanted.contains(&frame.topic));
-        let frames: Vec<&[u8]> = frames.map(|frame| &*frame.bytes).collect();
-        frames.concat().into()
+        let is_due = |frame: &&Frame| {
+            seq < frame.seq
+                && frame.seq <= floor
+                && wanted.contains(&frame.topic)
+                && filter.has_name(&frame.name)
+        };
+        concat(self.frames.iter().filter(is_due), filter.form())
     }
 }
 
+/// A copy, and no slices: a client that is slow to take one of them would keep all.
+fn concat<'a>(frames: impl Iterator<Item = &'a Frame>, form: Form) -> Bytes {
+    let mut bytes = BytesMut::new();
+    frames.for_each(|frame| frame.wire.append(form, &mut bytes));
+    bytes.freeze()
+}
+
 /// Tells that what lies between two positions is gone.
-fn gap(from: Cursor, to: u64) -> Bytes {
+fn gap(from: Cursor, to: u64, form: Form) -> Bytes {
     let mut bytes = BytesMut::new();
     let gap = Gap {
         reason: "retention",
@@ -311,7 +326,7 @@ fn gap(from: Cursor, to: u64) -> Bytes {
         to: Cursor { seq: to, ..from },
         missing: Some(to - from.seq),
     };
-    gap.encode(&mut bytes);
+    gap.encode(form, &mut bytes);
     bytes.freeze()
 }
 

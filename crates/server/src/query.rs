@@ -1,11 +1,17 @@
 //! What a stream request asks for.
 
-use http::{HeaderMap, Uri};
-use hub::{Filter, InvalidFilter};
+use http::{HeaderMap, Uri, header};
+use hub::{Filter, Form, InvalidFilter};
 use std::fmt;
+
+use crate::frame::{ENVELOPE, LINES, PLAIN};
 
 /// Most events that `last=` may ask for.
 pub(crate) const MAX_LAST: usize = 10_000;
+
+/// Most events in an answer of `/v1/events`, and how many if nothing is said.
+const MAX_LIMIT: usize = 1000;
+const DEFAULT_LIMIT: usize = 100;
 
 /// A stream that is asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,6 +36,9 @@ pub(crate) enum Start {
 pub(crate) enum InvalidQuery {
     Filter(InvalidFilter),
     Last(String),
+    Limit(String),
+    Envelope(String),
+    Names,
     Unknown(String),
 }
 
@@ -37,22 +46,27 @@ impl StreamQuery {
     /// Reads a request. `Last-Event-ID` counts before `last_event_id=`, and either before
     /// `last=`, which a browser repeats when it reconnects.
     pub(crate) fn parse(uri: &Uri, headers: &HeaderMap) -> Result<Self, InvalidQuery> {
-        let mut topics = Vec::new();
+        let (mut topics, mut names) = (Vec::new(), Vec::new());
         let mut last = None;
         let mut last_event_id = None;
+        let mut form = PLAIN;
         for (name, value) in form_urlencoded::parse(uri.query().unwrap_or("").as_bytes()) {
             match &*name {
                 "topic" => topics.push(value),
+                "event" => names.push(value),
                 "last" => last = Some(parse_last(&value)?),
                 "last_event_id" => last_event_id = Some(value.into_owned()),
+                "envelope" => form = parse_envelope(&value)?,
                 _ => return Err(InvalidQuery::Unknown(name.into_owned())),
             }
+        }
+        if wants_lines(headers) {
+            form = LINES;
         }
         if let Some(header) = headers.get("last-event-id") {
             last_event_id = Some(String::from_utf8_lossy(header.as_bytes()).into_owned());
         }
-        let filter =
-            Filter::new(topics.iter().map(|topic| &**topic)).map_err(InvalidQuery::Filter)?;
+        let filter = filter(&topics, &names)?.in_form(form);
         let start = match (last_event_id, last) {
             // A client that was never given an id has none, and may say so.
             (Some(text), _) if !text.is_empty() => Start::After(text),
@@ -61,6 +75,73 @@ impl StreamQuery {
         };
         Ok(Self { filter, start })
     }
+}
+
+/// What is asked of `GET /v1/events`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct EventsQuery {
+    pub(crate) filter: Filter,
+    pub(crate) start: Start,
+    /// Most events in the answer.
+    pub(crate) limit: usize,
+}
+
+impl EventsQuery {
+    /// Reads a request. `after=` counts before `last=`.
+    pub(crate) fn parse(uri: &Uri) -> Result<Self, InvalidQuery> {
+        let (mut topics, mut names) = (Vec::new(), Vec::new());
+        let (mut last, mut after, mut limit) = (None, None, DEFAULT_LIMIT);
+        for (name, value) in form_urlencoded::parse(uri.query().unwrap_or("").as_bytes()) {
+            match &*name {
+                "topic" => topics.push(value),
+                "event" => names.push(value),
+                "last" => last = Some(parse_last(&value)?),
+                "after" => after = Some(value.into_owned()),
+                "limit" => limit = parse_limit(&value)?,
+                _ => return Err(InvalidQuery::Unknown(name.into_owned())),
+            }
+        }
+        let start = match (after, last) {
+            (Some(text), _) if !text.is_empty() => Start::After(text),
+            (_, Some(count)) => Start::Last(count),
+            _ => Start::Last(limit),
+        };
+        Ok(Self {
+            filter: filter(&topics, &names)?,
+            start,
+            limit,
+        })
+    }
+}
+
+fn filter(topics: &[impl AsRef<str>], names: &[impl AsRef<str>]) -> Result<Filter, InvalidQuery> {
+    if names.len() > hub::MAX_PATTERNS {
+        return Err(InvalidQuery::Names);
+    }
+    let filter = Filter::new(topics.iter().map(AsRef::as_ref)).map_err(InvalidQuery::Filter)?;
+    Ok(filter.with_names(names))
+}
+
+fn wants_lines(headers: &HeaderMap) -> bool {
+    let accept = headers.get_all(header::ACCEPT).into_iter();
+    let mut accept = accept.filter_map(|value| value.to_str().ok());
+    accept.any(|text| text.contains("application/x-ndjson"))
+}
+
+fn parse_envelope(text: &str) -> Result<Form, InvalidQuery> {
+    match text {
+        "1" => Ok(ENVELOPE),
+        "0" => Ok(PLAIN),
+        _ => Err(InvalidQuery::Envelope(text.to_owned())),
+    }
+}
+
+fn parse_limit(text: &str) -> Result<usize, InvalidQuery> {
+    let limit = text
+        .parse()
+        .ok()
+        .filter(|limit| (1..=MAX_LIMIT).contains(limit));
+    limit.ok_or_else(|| InvalidQuery::Limit(text.to_owned()))
 }
 
 fn parse_last(text: &str) -> Result<usize, InvalidQuery> {
@@ -76,9 +157,14 @@ impl fmt::Display for InvalidQuery {
             ),
             Self::Filter(why) => write!(f, "{why}"),
             Self::Last(text) => write!(f, "last={text:?} is not a number from 0 to {MAX_LAST}"),
-            Self::Unknown(name) => {
-                write!(f, "{name:?} is no parameter of a stream: topic, last and last_event_id are")
-            }
+            Self::Limit(text) => write!(f, "limit={text:?} is not a number from 1 to {MAX_LIMIT}"),
+            Self::Envelope(text) => write!(f, "envelope={text:?} is neither 1 nor 0"),
+            Self::Names => write!(f, "more than {} events are named", hub::MAX_PATTERNS),
+            Self::Unknown(name) => write!(
+                f,
+                "{name:?} is no parameter: a stream has topic, event, last, last_event_id and \
+                 envelope, and /v1/events has topic, event, last, after and limit"
+            ),
         }
     }
 }
@@ -144,7 +230,8 @@ mod tests {
             .parse()
             .unwrap();
         let query = StreamQuery::parse(&uri, &HeaderMap::new()).unwrap();
-        assert_eq!(query.filter, Filter::new(["größe", "org.*.>"]).unwrap());
+        let expected = Filter::new(["größe", "org.*.>"]).unwrap();
+        assert_eq!(query.filter, expected.in_form(PLAIN));
     }
 
     proptest! {
@@ -183,7 +270,9 @@ mod tests {
         for (name, value) in &pairs {
             let is_number = value.parse::<u16>().is_ok_and(|count| count <= 10_000);
             match name.as_str() {
-                "topic" | "last_event_id" => {}
+                "topic" | "event" | "last_event_id" => {}
+                "envelope" if value == "0" || value == "1" => {}
+                "envelope" => return Err(InvalidQuery::Envelope(value.clone())),
                 "last" if is_number => {}
                 "last" => return Err(InvalidQuery::Last(value.clone())),
                 _ => return Err(InvalidQuery::Unknown(name.clone())),
@@ -194,6 +283,11 @@ mod tests {
             wanted.map(|(_, value)| value.as_str())
         };
         let filter = Filter::new(all("topic")).map_err(InvalidQuery::Filter)?;
+        let form = match all("envelope").next_back() {
+            Some("1") => ENVELOPE,
+            _ => PLAIN,
+        };
+        let filter = filter.with_names(all("event")).in_form(form);
         let id = header.map_or_else(
             || {
                 all("last_event_id")
@@ -247,6 +341,10 @@ mod tests {
                 "&topic=",
                 "&last=",
                 "&last_event_id=",
+                "event=",
+                "&event=",
+                "&envelope=",
+                "1",
                 "&",
                 "=",
                 "+",

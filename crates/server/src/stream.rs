@@ -10,6 +10,7 @@ use tokio::time::{self, Instant};
 use crate::{
     App, EventBody,
     control::{self, Gap},
+    frame::{self, LINES},
     query::{Start, StreamQuery},
     response::Body,
 };
@@ -23,7 +24,7 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 
 /// Why there is no stream to be had right now. The client is told when to come back.
 #[derive(Debug)]
-enum NotNow {
+pub(crate) enum NotNow {
     NotOpen,
     Behind(Cursor),
     Database(pg::Error),
@@ -32,30 +33,40 @@ enum NotNow {
 /// Opens a stream. Always status 200: a browser's `EventSource` gives up for ever on any
 /// other, so who is to come back later is told so in the stream.
 pub(crate) async fn open(app: &App, query: StreamQuery) -> Response<Body> {
-    let body = match subscribe(app, query).await {
+    let form = query.filter.form();
+    let is_new = !matches!(query.start, Start::After(_));
+    let body = match subscribe(app, query.filter, query.start).await {
         Ok((subscription, gap)) => {
             let mut opening = BytesMut::new();
-            sse::retry(&mut opening, app.settings.retry());
+            opening.extend_from_slice(&control::retry(app.settings.retry(), form));
             if let Some(gap) = gap {
-                gap.encode(&mut opening);
+                gap.encode(form, &mut opening);
+            }
+            if is_new {
+                // Before the cursor: who is cut off here is new again.
+                let states = app.hub.states(subscription.filter(), subscription.cursor());
+                for state in states {
+                    state.wire.append(frame::without_id(form), &mut opening);
+                }
             }
             // So that a client that is cut off before its first event knows where it was. As an
             // event, because many clients take no id from a block without data; and also after
             // a gap, of which this client then knows.
-            opening.extend_from_slice(&control::heartbeat(subscription.cursor()));
+            opening.extend_from_slice(&control::heartbeat(subscription.cursor(), form));
             EventBody::new(app, subscription, opening.freeze())
         }
         Err(why) => {
             tracing::debug!(%why, "no stream for now");
-            EventBody::farewell(app.settings.retry_later())
+            EventBody::farewell(app.settings.retry_later(), form)
         }
     };
     let mut response = Response::new(Either::Left(body));
     let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/event-stream"),
-    );
+    let content_type = match form {
+        LINES => "application/x-ndjson",
+        _ => "text/event-stream",
+    };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(
         header::CACHE_CONTROL,
         HeaderValue::from_static("no-cache, no-transform"),
@@ -64,18 +75,30 @@ pub(crate) async fn open(app: &App, query: StreamQuery) -> Response<Body> {
     response
 }
 
-async fn subscribe(app: &App, query: StreamQuery) -> Result<(Subscription, Option<Gap>), NotNow> {
-    let StreamQuery { filter, start } = query;
-    let head = app.hub.head().ok_or(NotOpen)?;
-    let (cursor, gap) = match start {
-        Start::Now => (None, None),
-        Start::Last(count) => {
-            let seq = rewind(app, &filter, count).await?;
-            (Some(Cursor { seq, ..head }), None)
-        }
-        Start::After(text) => resume(app, head, &text).await?,
-    };
+async fn subscribe(
+    app: &App,
+    filter: Filter,
+    start: Start,
+) -> Result<(Subscription, Option<Gap>), NotNow> {
+    let (cursor, gap) = begin(app, &filter, start).await?;
     Ok((app.hub.subscribe(filter, cursor)?, gap))
+}
+
+/// Where to begin, `None` for now; and what the client is told, if not where it wanted.
+pub(crate) async fn begin(
+    app: &App,
+    filter: &Filter,
+    start: Start,
+) -> Result<(Option<Cursor>, Option<Gap>), NotNow> {
+    let head = app.hub.head().ok_or(NotOpen)?;
+    match start {
+        Start::Now => Ok((None, None)),
+        Start::Last(count) => {
+            let seq = rewind(app, filter, count).await?;
+            Ok((Some(Cursor { seq, ..head }), None))
+        }
+        Start::After(text) => resume(app, head, &text).await,
+    }
 }
 
 /// Where a client goes on that has been here before; and what it is told, if not where it was.
@@ -155,10 +178,13 @@ async fn rewind(app: &App, filter: &Filter, count: usize) -> Result<u64, NotNow>
     let mut seq = floor;
     while seq > floor.saturating_sub(MAX_LOOK_BACK) {
         let topics = app.history.topics_before(seq, LOOK_BACK_PAGE).await?;
-        let Some(&(oldest, _)) = topics.last() else {
+        let Some(&(oldest, ..)) = topics.last() else {
             break;
         };
-        for (found, _) in topics.iter().filter(|(_, topic)| filter.matches(topic)) {
+        let found = topics
+            .iter()
+            .filter(|(_, topic, name)| filter.matches(topic, name));
+        for (found, ..) in found {
             missing -= 1;
             if missing == 0 {
                 return Ok(found - 1);
