@@ -16,6 +16,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use crate::{
     App, Pages, Settings, control,
     pages::{Bookmark, Piece},
+    stall,
 };
 
 /// A stream of events to one client.
@@ -72,6 +73,21 @@ impl EventBody {
             live: None,
         }
     }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Some(opening) = self.opening.take() {
+            return Poll::Ready(Some(opening));
+        }
+        let Some(live) = &mut self.live else {
+            return Poll::Ready(None);
+        };
+        let settings = live.settings;
+        let bytes = ready!(live.poll_bytes(cx));
+        Poll::Ready(Some(bytes.unwrap_or_else(|| {
+            self.live = None;
+            control::farewell(settings.retry_later())
+        })))
+    }
 }
 
 impl Body for EventBody {
@@ -82,22 +98,9 @@ impl Body for EventBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let ready = |bytes| Poll::Ready(Some(Ok(Frame::data(bytes))));
-        if let Some(opening) = self.opening.take() {
-            return ready(opening);
-        }
-        let Some(live) = &mut self.live else {
-            return Poll::Ready(None);
-        };
-        match live.poll_bytes(cx) {
-            Poll::Ready(Some(bytes)) => ready(bytes),
-            Poll::Ready(None) => {
-                let retry = live.settings.retry_later();
-                self.live = None;
-                ready(control::farewell(retry))
-            }
-            Poll::Pending => Poll::Pending,
-        }
+        let next = self.poll_bytes(cx);
+        stall::note(matches!(next, Poll::Ready(Some(_))));
+        next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 }
 

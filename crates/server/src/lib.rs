@@ -24,6 +24,7 @@ mod pages;
 mod query;
 mod response;
 mod routes;
+mod stall;
 mod stream;
 
 use std::{sync::Arc, time::Duration};
