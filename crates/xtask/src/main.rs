@@ -17,6 +17,8 @@ usage: cargo xtask <verb>
   torture [SECONDS] [SEED]
           writers, clients and hubs under faults, 600 s by default
   clients install others' clients for the tests; test does so by itself
+  load SCENARIO [OPTIONS]
+          the real program under thousands of connections: storm, stalled
   bench   all benches (some minutes), figures in target/criterion";
 
 /// Programs the tests use as a person would, and the packages that have them.
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         "check" => check(),
         "ci" => check().and_then(|()| test()),
         "torture" => torture(),
+        "load" => load(),
         "bench" => cargo(&["bench"]),
         "clients" => clients::install(),
         _ => Err(USAGE.to_owned()),
@@ -70,6 +73,14 @@ fn torture() -> Result<(), String> {
         ]
         .concat(),
     )
+}
+
+/// The program and the harness in release; the harness finds the program beside itself.
+fn load() -> Result<(), String> {
+    cargo(&["build", "--release", "-p", "bellwether", "-p", "load"])?;
+    let args: Vec<String> = env::args().skip(2).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    cargo(&[&["run", "--release", "-p", "load", "--"][..], &args].concat())
 }
 
 fn check() -> Result<(), String> {
