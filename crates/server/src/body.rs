@@ -15,7 +15,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::{
     App, Pages, Settings, control,
-    pages::{Bookmark, Piece},
+    pages::{Bookmark, Piece, Ring},
     stall,
 };
 
@@ -151,11 +151,12 @@ impl Live {
             }
             match self.subscription.poll_next(cx) {
                 Poll::Ready(Next::Bytes(bytes)) => return Poll::Ready(Some(bytes)),
-                Poll::Ready(Next::BeforeRing { floor }) => {
+                Poll::Ready(Next::BeforeRing { floor, head }) => {
                     let filter = self.subscription.filter().clone();
                     let from = self.subscription.cursor();
+                    let ring = Ring { floor, head };
                     let pages = self.pages.clone();
-                    self.piece = Some(Box::pin(pages.next(filter, from, floor, self.bookmark)));
+                    self.piece = Some(Box::pin(pages.next(filter, from, ring, self.bookmark)));
                 }
                 Poll::Ready(Next::Closed) => return Poll::Ready(None),
                 Poll::Pending => return Poll::Pending,
