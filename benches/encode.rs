@@ -11,8 +11,8 @@
 
 mod support;
 
-use bytes::BytesMut;
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use server::PLAIN;
 use std::time::Duration;
 use support::{EPOCH, HEAD, event, frame};
 
@@ -24,11 +24,12 @@ fn encode(c: &mut Criterion) {
         let event = event(HEAD, "org.7.orders", data_bytes);
         group.throughput(throughput(data_bytes));
         group.bench_function(BenchmarkId::from_parameter(data_bytes), |b| {
-            b.iter(|| {
-                let mut out = BytesMut::new();
-                server::encode(EPOCH, &event, &mut out);
-                out.freeze()
-            });
+            let event = || event.clone();
+            b.iter_batched(
+                event,
+                |event| server::encode(EPOCH, event),
+                BatchSize::SmallInput,
+            );
         });
     }
 }
@@ -36,7 +37,7 @@ fn encode(c: &mut Criterion) {
 fn decode(c: &mut Criterion) {
     let mut group = c.benchmark_group("decode");
     for data_bytes in DATA_BYTES {
-        let wire = frame(HEAD, "org.7.orders", data_bytes).bytes;
+        let wire = frame(HEAD, "org.7.orders", data_bytes).wire.bytes(PLAIN);
         let mut decoder = sse::Decoder::new();
         group.throughput(throughput(data_bytes));
         group.bench_function(BenchmarkId::from_parameter(data_bytes), |b| {
@@ -54,7 +55,7 @@ fn decode(c: &mut Criterion) {
 fn throughput(data_bytes: usize) -> Throughput {
     Throughput::ElementsAndBytes {
         elements: 1,
-        bytes: frame(HEAD, "org.7.orders", data_bytes).bytes.len() as u64,
+        bytes: frame(HEAD, "org.7.orders", data_bytes).wire.len(PLAIN) as u64,
     }
 }
 

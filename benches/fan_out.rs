@@ -127,7 +127,7 @@ impl Fleet {
         let schedstats = Arc::new(Mutex::new(Vec::new()));
         let server = server_runtime(&schedstats);
         let hub = Hub::new(Limits::default());
-        hub.open(EPOCH, Vec::new(), HEAD, Vec::new());
+        hub.open(EPOCH, Vec::new(), HEAD, Vec::new(), Vec::new());
         let address = server.block_on(listen(Arc::clone(&hub)));
 
         let (done_tx, done) = sync_channel(1);

@@ -15,6 +15,7 @@ mod support;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hub::{Filter, Frame, Hub, Limits, Subscription};
+use server::PLAIN;
 use std::{
     cell::{Cell, LazyCell},
     sync::Arc,
@@ -59,12 +60,14 @@ fn leave(c: &mut Criterion) {
     group.throughput(Throughput::Elements(10_000));
     group.bench_function("leave/10000", |b| {
         let hub = Hub::new(Limits::default());
-        hub.open(EPOCH, Vec::new(), HEAD, Vec::new());
+        hub.open(EPOCH, Vec::new(), HEAD, Vec::new(), Vec::new());
         b.iter_batched(
             || {
                 let join = |n| {
                     let own = format!("client.{n}");
-                    let filter = Filter::new(["news.>", "orders", &own]).unwrap();
+                    let filter = Filter::new(["news.>", "orders", &own])
+                        .unwrap()
+                        .in_form(PLAIN);
                     hub.subscribe(filter, None).unwrap()
                 };
                 (0..10_000).map(join).collect::<Vec<_>>()
@@ -87,9 +90,11 @@ impl Tenants {
             head: Cell::new(HEAD),
         };
         let full = tenants.next_batch(Limits::default().ring_frames as u64);
-        hub.open(EPOCH, Vec::new(), tenants.head.get(), full);
+        hub.open(EPOCH, Vec::new(), tenants.head.get(), full, Vec::new());
         let subscribe = |tenant| {
-            let filter = Filter::new([format!("org.{tenant}.>").as_str()]).unwrap();
+            let filter = Filter::new([format!("org.{tenant}.>").as_str()])
+                .unwrap()
+                .in_form(PLAIN);
             hub.subscribe(filter, None).unwrap()
         };
         tenants.subscriptions = (0..count).map(subscribe).collect();

@@ -17,6 +17,7 @@ mod support;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hub::{Cursor, Filter, Frame, Hub, Limits, Next, Ring};
+use server::PLAIN;
 use std::{
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -60,7 +61,7 @@ fn read(c: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(behind), |b| {
             b.iter(|| {
                 let frames = ring.after(from).unwrap();
-                frames.map(|frame| frame.bytes.len()).sum::<usize>()
+                frames.map(|frame| frame.wire.weight()).sum::<usize>()
             });
         });
     }
@@ -110,7 +111,7 @@ fn quiet(c: &mut Criterion) {
                     n += 1;
                     // Each has a lane of its own.
                     let own = format!("client.{n}");
-                    let filter = Filter::new([pattern, &own]).unwrap();
+                    let filter = Filter::new([pattern, &own]).unwrap().in_form(PLAIN);
                     come_back(&hub, &filter, behind)
                 });
             });
@@ -122,7 +123,7 @@ fn quiet(c: &mut Criterion) {
 fn hub_with(recent: Vec<Frame>) -> Arc<Hub> {
     let hub = Hub::new(Limits::default());
     let head = recent.last().unwrap().seq;
-    hub.open(EPOCH, Vec::new(), head, recent);
+    hub.open(EPOCH, Vec::new(), head, recent, Vec::new());
     hub
 }
 
@@ -131,7 +132,9 @@ fn distinct_filters() -> impl FnMut() -> Filter {
     let mut n = 0_u64;
     move || {
         n += 1;
-        Filter::new([">", &format!("client.{n}")]).unwrap()
+        Filter::new([">", &format!("client.{n}")])
+            .unwrap()
+            .in_form(PLAIN)
     }
 }
 

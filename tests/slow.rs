@@ -1,3 +1,8 @@
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper::{body::Incoming, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -95,6 +100,67 @@ async fn a_client_that_reads_a_little_stays() {
             .unwrap();
     }
     assert_eq!(clients(&hub).await, 1);
+}
+
+/// On one HTTP/2 connection: a client that takes nothing of one stream loses that one, and
+/// not the others, be they read or not.
+#[tokio::test]
+async fn an_http2_stream_whose_window_stays_shut_is_reset() {
+    let database = TestDatabase::create().await;
+    let options = ["--stall-timeout", "2s", "--heartbeat", "300ms"];
+    let hub = Hub::start_with(&database, HubOptions::args(&options)).await;
+    let socket = TcpStream::connect(hub.address).await.unwrap();
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    // Room for what the others get, when this one's is full.
+    builder.initial_stream_window_size(64 * 1024);
+    builder.initial_connection_window_size(1024 * 1024);
+    let handshake = builder.handshake(TokioIo::new(socket)).await;
+    let (sender, connection) = handshake.unwrap();
+    tokio::spawn(connection);
+    let open = async |topic: &str| -> Incoming {
+        let uri = format!("http://{}/v1/stream?topic={topic}", hub.address);
+        let request = Request::get(uri).body(Empty::<Bytes>::new()).unwrap();
+        let answer = within("an answer", sender.clone().send_request(request)).await;
+        answer.unwrap().into_body()
+    };
+    // What hyper's client is not asked for it does not make room for.
+    let mut stalled = open("events").await;
+    let idle = open("none").await;
+    let mut read = open("events").await;
+    eventually("all are there", 3, async || clients(&hub).await).await;
+    let reading = tokio::spawn(async move {
+        let mut bytes = 0;
+        while bytes < 60 * 100_000 {
+            let frame = read.frame().await.expect("it goes on").unwrap();
+            bytes += frame.into_data().unwrap().len();
+        }
+        read
+    });
+    insert(&database, &hub, 60).await;
+    let mut read = within("all of it", reading).await.unwrap();
+    eventually("the one that stalls is gone", 2, async || {
+        clients(&hub).await
+    })
+    .await;
+    let end = async {
+        loop {
+            match stalled.frame().await {
+                Some(Ok(_)) => {}
+                other => return other,
+            }
+        }
+    };
+    let end = within("its end", end).await;
+    assert!(
+        matches!(end, Some(Err(_))),
+        "not as if all were well: {end:?}"
+    );
+    // Longer than the timeout, and heartbeats that fit into the window all the while.
+    for _ in 0..10 {
+        within("a heartbeat", read.frame()).await.unwrap().unwrap();
+    }
+    assert_eq!(clients(&hub).await, 2, "the others stay");
+    drop(idle);
 }
 
 /// A hundred that read nothing, while 100 MB go by: what waits for them is bounded.

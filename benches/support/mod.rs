@@ -1,7 +1,6 @@
 //! Events and frames to measure with.
 
-use bytes::BytesMut;
-use hub::{Epoch, Event, Frame, Topic};
+use hub::{Epoch, Event, Frame, Retain, Topic};
 use std::time::SystemTime;
 
 /// The stream that all of them belong to.
@@ -23,17 +22,11 @@ pub(crate) fn event(seq: u64, topic: &str, data_bytes: usize) -> Event {
         key: None,
         data,
         at: SystemTime::UNIX_EPOCH,
+        retain: Retain::No,
     }
 }
 
 /// An event as it goes over the wire, encoded as the server does it.
 pub(crate) fn frame(seq: u64, topic: &str, data_bytes: usize) -> Frame {
-    let event = event(seq, topic, data_bytes);
-    let mut bytes = BytesMut::new();
-    server::encode(EPOCH, &event, &mut bytes);
-    Frame {
-        seq,
-        topic: event.topic,
-        bytes: bytes.freeze(),
-    }
+    server::encode(EPOCH, event(seq, topic, data_bytes))
 }

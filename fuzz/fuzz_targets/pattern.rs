@@ -28,7 +28,7 @@ fuzz_target!(|text: &str| {
     match Filter::new(patterns.iter().copied()) {
         Ok(filter) => {
             let any = patterns.iter().any(|text| is_meant(text, topic.as_str()));
-            assert_eq!(filter.matches(&topic), any);
+            assert_eq!(filter.matches(&topic, ""), any);
             assert_eq!(Filter::new(patterns.iter().rev().copied()), Ok(filter));
         }
         Err(InvalidFilter::TooMany) => assert!(patterns.len() > hub::MAX_PATTERNS),

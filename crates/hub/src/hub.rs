@@ -99,8 +99,8 @@ pub(crate) enum Read {
     Piece(Piece),
     /// Nothing; it has all there is.
     CaughtUp,
-    /// Its position is no longer in the ring, which begins after `floor`.
-    BeforeRing { floor: u64 },
+    /// Its position is no longer in the ring, which begins after `floor` and ends with `head`.
+    BeforeRing { floor: u64, head: u64 },
     /// The stream it belongs to is no longer open.
     Closed,
 }
@@ -345,6 +345,7 @@ impl Hub {
             Some(piece) => Read::Piece(piece),
             None => Read::BeforeRing {
                 floor: state.ring.floor(),
+                head,
             },
         }
     }

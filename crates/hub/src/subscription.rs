@@ -47,6 +47,9 @@ pub enum Next {
     BeforeRing {
         /// The position from which the ring goes on.
         floor: u64,
+        /// The position up to which history may be sent. Of what is beyond, a batch may be on its
+        /// way of which the client would then have a part.
+        head: u64,
     },
     /// The stream has ended, or the hub is closed.
     Closed,
@@ -86,8 +89,8 @@ impl Subscription {
                             }
                         }
                         Read::CaughtUp => self.mode = Mode::Live,
-                        Read::BeforeRing { floor } => {
-                            return Poll::Ready(Next::BeforeRing { floor });
+                        Read::BeforeRing { floor, head } => {
+                            return Poll::Ready(Next::BeforeRing { floor, head });
                         }
                         Read::Closed => return Poll::Ready(Next::Closed),
                     }
@@ -244,7 +247,10 @@ mod tests {
         let mut subscription = subscribe(&hub, ">", Some(9));
         assert_eq!(
             poll(&mut subscription),
-            Some(Next::BeforeRing { floor: 15 })
+            Some(Next::BeforeRing {
+                floor: 15,
+                head: 20
+            })
         );
         subscription.replayed_to(17);
         assert_eq!(numbers(poll(&mut subscription)), [18, 19, 20]);
@@ -347,10 +353,11 @@ mod tests {
                     Step::Poll(times) => for _ in 0..times {
                         match poll(&mut subscription) {
                             None => break,
-                            Some(Next::BeforeRing { floor }) => {
+                            Some(Next::BeforeRing { floor, head }) => {
                                 // As from history, some of it at a time.
                                 let from = subscription.cursor().seq;
-                                let to = floor.min(from + 7);
+                                assert!(from < floor && floor <= head);
+                                let to = head.min(from + 7);
                                 got.extend((from + 1..=to).filter(|seq| seq % 2 == 1));
                                 subscription.replayed_to(to);
                             }

@@ -3,7 +3,7 @@
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use socket2::SockRef;
@@ -15,7 +15,7 @@ use tokio::{
 use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 
-use crate::{App, routes};
+use crate::{App, routes, stall::StallExecutor};
 
 /// How long a client may take to send a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,7 +45,9 @@ pub async fn serve(
     stop: CancellationToken,
     grace: Duration,
 ) -> Result<(), Unfinished> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(StallExecutor {
+        timeout: app.settings.stall_timeout,
+    });
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -83,7 +85,7 @@ pub async fn serve(
 
 fn accept(
     stream: TcpStream,
-    builder: &auto::Builder<TokioExecutor>,
+    builder: &auto::Builder<StallExecutor>,
     graceful: &GracefulShutdown,
     app: &Arc<App>,
 ) {
@@ -91,7 +93,8 @@ fn accept(
     if let Err(error) = prepare(&stream, app.settings.stall_timeout) {
         tracing::debug!(%error, "cannot set up a connection");
     }
-    // hyper waits for a client that does not read for as long as it takes.
+    // hyper waits for a client that does not read for as long as it takes. (For a stream of
+    // HTTP/2 see `stall`.)
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(app.settings.stall_timeout));
     let app = Arc::clone(app);

@@ -2,27 +2,22 @@
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use hub::{Form, Next, Subscription};
+use hub::{Form, Subscription};
 use std::{
     convert::Infallible,
     fmt,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use crate::{
-    App, Pages, Settings, control,
-    pages::{Bookmark, Piece},
-};
+use crate::{App, Settings, control, reader::Reader, stall};
 
 /// A stream of events to one client.
 ///
 /// Says what its opening says, then hands on what its subscription brings, with a heartbeat
-/// now and then. Where the ring does not reach back far enough it reads history, a piece at
-/// a time, and only as fast as the client takes it. When the hub closes it ends, after
+/// now and then, and only as fast as the client takes it. When the hub closes it ends, after
 /// telling the client when to come back.
 pub struct EventBody {
     /// Goes out before anything else.
@@ -31,14 +26,8 @@ pub struct EventBody {
     live: Option<Live>,
 }
 
-type PieceRead = Pin<Box<dyn Future<Output = Result<Piece, Arc<pg::Error>>> + Send>>;
-
 struct Live {
-    subscription: Subscription,
-    pages: Pages,
-    /// The piece of history that is being read, if one is.
-    piece: Option<PieceRead>,
-    bookmark: Option<Bookmark>,
+    reader: Reader,
     heartbeat: Interval,
     settings: Settings,
 }
@@ -52,10 +41,7 @@ impl EventBody {
         let mut heartbeat = interval_at(Instant::now() + settings.heartbeat, settings.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let live = Live {
-            subscription,
-            pages: app.pages.clone(),
-            piece: None,
-            bookmark: None,
+            reader: Reader::new(subscription, app.pages.clone()),
             heartbeat,
             settings,
         };
@@ -72,6 +58,22 @@ impl EventBody {
             live: None,
         }
     }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Some(opening) = self.opening.take() {
+            return Poll::Ready(Some(opening));
+        }
+        let Some(live) = &mut self.live else {
+            return Poll::Ready(None);
+        };
+        if let Some(bytes) = ready!(live.poll_bytes(cx)) {
+            return Poll::Ready(Some(bytes));
+        }
+        let form = live.reader.subscription().filter().form();
+        let farewell = control::retry(live.settings.retry_later(), form);
+        self.live = None;
+        Poll::Ready(Some(farewell))
+    }
 }
 
 impl Body for EventBody {
@@ -82,29 +84,16 @@ impl Body for EventBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let ready = |bytes| Poll::Ready(Some(Ok(Frame::data(bytes))));
-        if let Some(opening) = self.opening.take() {
-            return ready(opening);
-        }
-        let Some(live) = &mut self.live else {
-            return Poll::Ready(None);
-        };
-        match live.poll_bytes(cx) {
-            Poll::Ready(Some(bytes)) => ready(bytes),
-            Poll::Ready(None) => {
-                let retry = live.settings.retry_later();
-                let farewell = control::retry(retry, live.subscription.filter().form());
-                self.live = None;
-                ready(farewell)
-            }
-            Poll::Pending => Poll::Pending,
-        }
+        let next = self.poll_bytes(cx);
+        stall::note(matches!(next, Poll::Ready(Some(_))));
+        next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 }
 
 impl fmt::Debug for EventBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let subscription = self.live.as_ref().map(|live| &live.subscription);
+        let live = self.live.as_ref();
+        let subscription = live.map(|live| live.reader.subscription());
         f.debug_struct("EventBody")
             .field("subscription", &subscription)
             .finish_non_exhaustive()
@@ -117,48 +106,16 @@ impl Live {
     /// The next bytes, whatever they are; `None` when the stream is to end.
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
-            match self.poll_events(cx) {
+            match self.reader.poll(cx) {
                 // Nothing of this piece was for this client.
                 Poll::Ready(Some(bytes)) if bytes.is_empty() => {}
                 Poll::Ready(next) => return Poll::Ready(next),
                 // The heartbeat comes last, so that its id is never ahead of an event.
                 Poll::Pending if self.heartbeat.poll_tick(cx).is_ready() => {
-                    return Poll::Ready(Some(control::heartbeat(
-                        self.subscription.cursor(),
-                        self.subscription.filter().form(),
-                    )));
+                    let subscription = self.reader.subscription();
+                    let form = subscription.filter().form();
+                    return Poll::Ready(Some(control::heartbeat(subscription.cursor(), form)));
                 }
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    }
-
-    fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        loop {
-            if let Some(reading) = &mut self.piece {
-                let piece = ready!(reading.as_mut().poll(cx));
-                self.piece = None;
-                return Poll::Ready(match piece {
-                    Ok(Piece { bytes, bookmark }) => {
-                        self.subscription.replayed_to(bookmark.seq);
-                        self.bookmark = Some(bookmark);
-                        Some(bytes)
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, "cannot replay from history");
-                        None
-                    }
-                });
-            }
-            match self.subscription.poll_next(cx) {
-                Poll::Ready(Next::Bytes(bytes)) => return Poll::Ready(Some(bytes)),
-                Poll::Ready(Next::BeforeRing { floor }) => {
-                    let filter = self.subscription.filter().clone();
-                    let from = self.subscription.cursor();
-                    let pages = self.pages.clone();
-                    self.piece = Some(Box::pin(pages.next(filter, from, floor, self.bookmark)));
-                }
-                Poll::Ready(Next::Closed) => return Poll::Ready(None),
                 Poll::Pending => return Poll::Pending,
             }
         }

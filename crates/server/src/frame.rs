@@ -34,9 +34,6 @@ pub(crate) const ENVELOPE: Form = Form::new(&[ID, HEAD, BEFORE, LINE, AFTER, TAI
 /// The envelope on a line of its own (`application/x-ndjson`).
 pub(crate) const LINES: Form = Form::new(&[BEFORE, LINE, AFTER, BREAK]);
 
-/// The envelope alone.
-pub(crate) const OBJECT: Form = Form::new(&[BEFORE, LINE, AFTER]);
-
 /// The same as a form, but without an id that a client would come back with.
 pub(crate) fn without_id(form: Form) -> Form {
     match form {
@@ -164,6 +161,5 @@ mod tests {
         assert_eq!(text(without_id(ENVELOPE)), format!("{head}{object}\n\n"));
         assert_eq!(text(LINES), format!("{object}\n"));
         assert_eq!(text(without_id(LINES)), format!("{object}\n"));
-        assert_eq!(text(OBJECT), object);
     }
 }

@@ -17,6 +17,7 @@
 mod accept;
 mod body;
 mod control;
+mod events;
 mod frame;
 mod health;
 mod ingest;
@@ -24,8 +25,10 @@ mod metrics;
 mod pages;
 mod publish;
 mod query;
+mod reader;
 mod response;
 mod routes;
+mod stall;
 mod stream;
 
 use std::{sync::Arc, time::Duration};

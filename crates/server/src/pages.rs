@@ -74,6 +74,14 @@ struct Leaf {
     whole: OnceLock<Bytes>,
 }
 
+/// Where the hub's ring begins and ends when a client comes from before it. Up to its floor, what
+/// is not in the tables is gone; beyond its head, the hub may be about to send what is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ring {
+    pub(crate) floor: u64,
+    pub(crate) head: u64,
+}
+
 /// What one client is sent next.
 #[derive(Debug)]
 pub(crate) struct Piece {
@@ -124,22 +132,21 @@ impl Pages {
         );
     }
 
-    /// What a filter matches of what follows a position, up to `floor`, where the ring takes
-    /// over. What retention has taken is told by a gap.
+    /// Some of what a filter matches after a position. What retention has taken is told by a gap.
     pub(crate) async fn next(
         self,
         filter: Filter,
         from: Cursor,
-        floor: u64,
+        ring: Ring,
         bookmark: Option<Bookmark>,
     ) -> Result<Piece, Arc<pg::Error>> {
         // One that was left there a while ago: the client has been reading the ring since.
         let marked = bookmark.filter(|bookmark| bookmark.seq == from.seq);
         let marked = marked.map(|bookmark| bookmark.page);
         for start in starts(from.seq, marked) {
-            let page = self.page((from.epoch, start), floor).await?;
+            let page = self.page((from.epoch, start), ring.floor).await?;
             if page.end > from.seq {
-                return Ok(page.piece(start, &filter, from, floor));
+                return Ok(page.piece(start, &filter, from, ring));
             }
         }
         unreachable!("the page after a position ends beyond it")
@@ -225,22 +232,21 @@ impl Page {
         }
     }
 
-    /// The next piece for one client, from a position before this page's end. Nothing beyond
-    /// `floor`: of that, the hub may not have sent all to everybody yet.
-    fn piece(&self, start: u64, filter: &Filter, from: Cursor, floor: u64) -> Piece {
+    /// The next piece for one client, from a position before this page's end.
+    fn piece(&self, start: u64, filter: &Filter, from: Cursor, ring: Ring) -> Piece {
         let mut bytes = Bytes::new();
         let mut seq = from.seq;
         if seq < self.floor {
-            seq = self.floor.min(floor);
+            seq = self.floor.min(ring.floor);
             bytes = gap(from, seq, filter.form());
         }
         let leaves = self.leaves.iter().skip_while(|leaf| leaf.end() <= from.seq);
         for leaf in leaves {
-            if !bytes.is_empty() || seq >= floor {
+            if !bytes.is_empty() || seq >= ring.head {
                 break;
             }
-            bytes = leaf.bytes_for(filter, seq, floor);
-            seq = leaf.end().min(floor);
+            bytes = leaf.bytes_for(filter, seq, ring.head);
+            seq = leaf.end().min(ring.head);
         }
         let page = if seq < self.end { start } else { self.end };
         Piece {
@@ -285,15 +291,15 @@ impl Leaf {
         self.frames.last().expect("there is one").seq
     }
 
-    /// The bytes of what a filter matches after `seq` and up to `floor`.
-    fn bytes_for(&self, filter: &Filter, seq: u64, floor: u64) -> Bytes {
+    /// The bytes of what a filter matches after `seq` and up to `head`.
+    fn bytes_for(&self, filter: &Filter, seq: u64, head: u64) -> Bytes {
         let wanted = self.topics.iter().filter(|topic| filter.has_topic(topic));
         let wanted: BTreeSet<&Topic> = wanted.collect();
         if wanted.is_empty() {
             return Bytes::new();
         }
         let is_whole = seq < self.frames[0].seq
-            && self.end() <= floor
+            && self.end() <= head
             && wanted.len() == self.topics.len()
             && !filter.has_names();
         if is_whole && filter.form() == PLAIN {
@@ -302,7 +308,7 @@ impl Leaf {
         }
         let is_due = |frame: &&Frame| {
             seq < frame.seq
-                && frame.seq <= floor
+                && frame.seq <= head
                 && wanted.contains(&frame.topic)
                 && filter.has_name(&frame.name)
         };
@@ -333,6 +339,7 @@ fn gap(from: Cursor, to: u64, form: Form) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hub::Retain;
     use proptest::prelude::*;
     use serde_json::Value;
     use sse::{Decoder, Item};
@@ -375,6 +382,7 @@ mod tests {
             key: None,
             data: "x".repeat(len),
             at: SystemTime::UNIX_EPOCH,
+            retain: Retain::No,
         }
     }
 
@@ -426,12 +434,12 @@ mod tests {
             clients in proptest::collection::vec((any::<prop::sample::Index>(), "(a|b|>|d)"), 1..6),
             steps in proptest::collection::vec((0_u8..20, any::<prop::sample::Index>()), 0..300),
         ) {
-            let head = table.events.len() as u64;
-            let mut floor = head / 2;
+            let all = table.events.len() as u64;
+            let mut ring = Ring { floor: all / 2 - all / 8, head: all / 2 };
             let mut pages: HashMap<u64, Page> = HashMap::new();
             let mut clients: Vec<_> = clients.iter().map(|(at, pattern)| {
                 let at = at.index(table.events.len()) as u64;
-                (at, at, Filter::new([pattern.as_str()]).unwrap(), None::<Bookmark>, Vec::new(), Vec::new())
+                (at, at, Filter::new([pattern.as_str()]).unwrap().in_form(PLAIN), None::<Bookmark>, Vec::new(), Vec::new())
             }).collect();
             let last = (0..clients.len()).flat_map(|client| std::iter::repeat_n((20 + client, 0), 10_000));
             let steps: Vec<_> = steps.into_iter()
@@ -442,28 +450,31 @@ mod tests {
                 match step {
                     0 => pages.clear(),
                     1 => table.deleted = table.deleted.max(to),
-                    2 => floor = floor.max(to),
+                    2 => {
+                        ring.head = ring.head.max(to);
+                        ring.floor = ring.head - all / 8;
+                    }
                     step => {
                         let client = step % clients.len();
                         let (_, seq, filter, bookmark, got, gaps) = &mut clients[client];
-                        if *seq >= floor {
+                        if *seq >= ring.floor {
                             continue;
                         }
                         let marked = bookmark.filter(|mark| mark.seq == *seq).map(|mark| mark.page);
                         let start = starts(*seq, marked)
                             .find(|&start| {
-                                let page = pages.entry(start).or_insert_with(|| table.read(start, floor));
+                                let page = pages.entry(start).or_insert_with(|| table.read(start, ring.floor));
                                 page.end > *seq
                             })
                             .expect("one of them ends beyond it");
                         let cursor = Cursor { epoch: EPOCH, seq: *seq };
-                        let piece = pages[&start].piece(start, filter, cursor, floor);
+                        let piece = pages[&start].piece(start, filter, cursor, ring);
                         prop_assert!(piece.bytes.len() < PIECE_BYTES + 1000);
-                        prop_assert!((*seq + 1..=floor).contains(&piece.bookmark.seq), "on it goes, to the ring");
+                        prop_assert!((*seq + 1..=ring.head).contains(&piece.bookmark.seq), "on it goes, to the ring");
                         let (seqs, gap) = numbers(&piece.bytes);
                         got.extend(seqs);
                         if let Some((from, to)) = gap {
-                            prop_assert!(from == *seq && to <= table.deleted.max(floor) && from < to);
+                            prop_assert!(from == *seq && from < to && to <= ring.floor);
                             gaps.push((from, to));
                         }
                         *seq = piece.bookmark.seq;
@@ -472,13 +483,13 @@ mod tests {
                 }
             }
             for (from, to, filter, _, got, gaps) in clients {
-                prop_assert!(to >= floor);
+                prop_assert!(to >= ring.floor);
                 let gone = |seq| gaps.iter().any(|&(from, to)| from < seq && seq <= to);
                 for &(_, end) in &gaps {
                     prop_assert!(end <= table.deleted, "nothing is said to be gone that is not");
                 }
                 let due = table.events.iter().filter(|event| {
-                    from < event.seq && event.seq <= to && filter.matches(&event.topic) && !gone(event.seq)
+                    from < event.seq && event.seq <= to && filter.matches(&event.topic, &event.name) && !gone(event.seq)
                 });
                 let due: Vec<u64> = due.map(|event| event.seq).collect();
                 prop_assert_eq!(got, due);

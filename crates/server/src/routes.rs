@@ -1,13 +1,13 @@
 //! Method and path, and what answers.
 
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 use std::sync::Arc;
 
 use crate::{
-    App, publish,
-    query::StreamQuery,
+    App, events, publish,
+    query::{EventsQuery, StreamQuery},
     response::{self, Body, Refusal},
     stream,
 };
@@ -17,8 +17,14 @@ Bellwether: a live event hub on Postgres.
 
 GET /v1/stream?topic=PATTERN   events as they happen (text/event-stream)
     topic=      a.b, a.* (any one token), a.> (all below), > (all); may be repeated
+    event=      only events with this name; may be repeated
     last=       start with the last N events
+    envelope=1  with topic, key and time around the data
     Last-Event-ID: or last_event_id=   go on after this cursor
+    Accept: application/x-ndjson       envelopes, one per line
+GET /v1/events?topic=PATTERN   a page of them as JSON
+    topic=, event=, last=, after=, limit=
+POST /v1/events                publish {\"topic\", \"event\", \"data\"}, or an array of such
 GET /healthz   alive
 GET /readyz    whether it hears the database, or why not
 GET /metrics   Prometheus metrics
@@ -29,7 +35,7 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
     let path = request.uri().path();
     let allowed = match path {
         "/v1/stream" => "GET",
-        "/v1/events" => "POST",
+        "/v1/events" => "GET, POST",
         "/" | "/healthz" | "/readyz" | "/metrics" => "GET, HEAD",
         _ => {
             return Refusal::NotFound {
@@ -53,7 +59,11 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
                 Err(why) => Refusal::BadQuery(why).into(),
             }
         }
-        "/v1/events" => publish::publish(&app, request).await,
+        "/v1/events" if request.method() == Method::POST => publish::publish(&app, request).await,
+        "/v1/events" => match EventsQuery::parse(request.uri()) {
+            Ok(query) => events::page(&app, query).await,
+            Err(why) => Refusal::BadQuery(why).into(),
+        },
         "/healthz" => response::json(StatusCode::OK, &json!({"alive": true})),
         "/readyz" => ready(&app),
         "/metrics" => metrics(&app),

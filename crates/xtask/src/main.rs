@@ -21,6 +21,8 @@ usage: cargo xtask <verb>
   torture [SECONDS] [SEED]
           writers, clients and hubs under faults, 600 s by default
   clients install others' clients for the tests; test does so by itself
+  load SCENARIO [OPTIONS]
+          the real program under thousands of connections: storm, stalled
   bench   all benches (some minutes), figures in target/criterion";
 
 /// Programs the tests use as a person would, and the packages that have them.
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         "ci" => check().and_then(|()| test()),
         "matrix" => matrix::run(&env::args().skip(2).collect::<Vec<_>>()),
         "torture" => torture(),
+        "load" => load(),
         "bench" => cargo(&["bench"]),
         "clients" => clients::install(),
         _ => Err(USAGE.to_owned()),
@@ -75,6 +78,14 @@ fn torture() -> Result<(), String> {
         ]
         .concat(),
     )
+}
+
+/// The program and the harness in release; the harness finds the program beside itself.
+fn load() -> Result<(), String> {
+    cargo(&["build", "--release", "-p", "bellwether", "-p", "load"])?;
+    let args: Vec<String> = env::args().skip(2).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    cargo(&[&["run", "--release", "-p", "load", "--"][..], &args].concat())
 }
 
 fn check() -> Result<(), String> {

@@ -1,0 +1,45 @@
+//! Measures the real program, on a Postgres of its own, under thousands of real connections.
+//!
+//! `cargo xtask load storm` builds both in release and runs one scenario. What is measured is printed
+//! as a table, and written as JSON to `target/load/`. All of it runs on one machine and
+//! shares its processors, so times are upper bounds.
+
+#![allow(clippy::print_stdout, reason = "it speaks to a person")]
+
+mod fleet;
+mod report;
+mod stage;
+mod stalled;
+mod storm;
+mod writer;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::path::Path;
+
+#[derive(Debug, Parser)]
+#[command(about = "Measures the real program under thousands of connections")]
+struct Cli {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    /// Thousands of clients are cut off at once and come back
+    Storm(storm::Options),
+    /// Some clients read nothing: what do the others notice
+    Stalled(stalled::Options),
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let (name, report) = match Cli::parse().scenario {
+        Scenario::Storm(options) => ("storm", storm::run(&options).await?),
+        Scenario::Stalled(options) => ("stalled", stalled::run(&options).await?),
+    };
+    print!("{report}");
+    let path = report.write(Path::new("target/load"), name)?;
+    println!("written to {}", path.display());
+    report.verdict()
+}

@@ -1,0 +1,99 @@
+//! What was measured, for people and for programs.
+
+use anyhow::{Context, Result, ensure};
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Figures in the order they were measured, by section; and what went wrong.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    sections: Vec<(String, Vec<(String, Value)>)>,
+    faults: Vec<String>,
+}
+
+impl Report {
+    /// The figures that follow belong to this part of the scenario.
+    pub(crate) fn section(&mut self, name: impl Into<String>) {
+        let name = name.into();
+        println!("… {name}");
+        self.sections.push((name, Vec::new()));
+    }
+
+    /// A figure. Its name says the unit.
+    pub(crate) fn add(&mut self, name: &str, value: impl Into<Value>) {
+        let (_, figures) = self.sections.last_mut().expect("a section has begun");
+        figures.push((name.to_owned(), value.into()));
+    }
+
+    pub(crate) fn add_ms(&mut self, name: &str, time: Duration) {
+        self.add(&format!("{name}_ms"), tenths(time.as_secs_f64() * 1000.0));
+    }
+
+    /// The quantiles of times in microseconds, in milliseconds.
+    pub(crate) fn add_quantiles(&mut self, name: &str, times: &Histogram<u64>) {
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let ms = |us: u64| ((us as f64) / 10.0).round() / 100.0;
+        for (suffix, quantile) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999)] {
+            self.add(
+                &format!("{name}_{suffix}_ms"),
+                ms(times.value_at_quantile(quantile)),
+            );
+        }
+        self.add(&format!("{name}_max_ms"), ms(times.max()));
+    }
+
+    /// Something that must hold. If it does not, the run has failed, but goes on.
+    pub(crate) fn expect(&mut self, holds: bool, what: impl Into<String>) {
+        if !holds {
+            self.faults.push(what.into());
+        }
+    }
+
+    pub(crate) fn write(&self, folder: &Path, name: &str) -> Result<PathBuf> {
+        let sections = self.sections.iter().map(|(name, figures)| {
+            let figures: Map<String, Value> = figures.iter().cloned().collect();
+            json!({"section": name, "figures": figures})
+        });
+        let all = json!({
+            "scenario": name,
+            "sections": sections.collect::<Vec<_>>(),
+            "faults": self.faults,
+        });
+        let path = folder.join(format!("{name}.json"));
+        fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&path, format!("{all:#}\n")))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    pub(crate) fn verdict(&self) -> Result<()> {
+        ensure!(
+            self.faults.is_empty(),
+            "not as it must be:\n  {}",
+            self.faults.join("\n  ")
+        );
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, figures) in &self.sections {
+            writeln!(f, "\n{name}")?;
+            for (name, value) in figures {
+                writeln!(f, "  {name:<32} {:>14}", value.to_string())?;
+            }
+        }
+        writeln!(f)
+    }
+}
+
+/// With one digit after the point.
+pub(crate) fn tenths(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}

@@ -1,0 +1,182 @@
+//! What is measured: a Postgres of its own, and the program as a process.
+
+use anyhow::{Context, Result, bail};
+use embedded::{Builder, Postgres};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, SysconfVar, sysconf},
+};
+use std::{env, fs, net::SocketAddr, path::PathBuf, process::Stdio, time::Duration};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    process::{Child, Command},
+    time,
+};
+
+/// Longest wait for the program to start.
+const START_LIMIT: Duration = Duration::from_mins(1);
+
+/// A Postgres that goes with its folder.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    postgres: Postgres,
+    folder: TempDir,
+}
+
+/// A running hub. Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+/// What a process has used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    pub(crate) processor: Duration,
+    /// Resident now, and at most so far, in KiB.
+    pub(crate) resident_kib: u64,
+    pub(crate) peak_kib: u64,
+}
+
+impl Stage {
+    pub(crate) async fn build() -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("bellwether-load-")
+            .tempdir()?;
+        let builder = Builder::new(folder.path()).holder("the load harness");
+        let postgres = builder.start().await.context("cannot start Postgres")?;
+        Ok(Self { postgres, folder })
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.postgres.url()
+    }
+
+    /// Starts the program that lies beside this one, and waits until it is ready.
+    pub(crate) async fn start_hub(&self, listen: &str, args: &[String]) -> Result<Hub> {
+        let program = env::current_exe()?.with_file_name("bellwether");
+        let mut child = Command::new(&program)
+            .args(["serve", "--log", "warn", "--listen", listen])
+            .args(["--database-url", &self.url()])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let stdout = child.stdout.take().context("it has a standard output")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let mut address = None;
+        let ready = async {
+            while let Some(line) = lines.next_line().await? {
+                if let Some(at) = line.strip_prefix("http://") {
+                    address = Some(at.parse()?);
+                } else if line.starts_with("ready") {
+                    return address.context("the address comes before ready");
+                }
+            }
+            bail!("the hub has ended before it was ready")
+        };
+        let address = time::timeout(START_LIMIT, ready).await??;
+        Ok(Hub { child, address })
+    }
+
+    /// What the server's processes have used together.
+    pub(crate) fn processor(&self) -> Result<Duration> {
+        let postmaster = i32::try_from(self.postgres.pid())?;
+        let mut all = processor(postmaster, true)?;
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
+            // It may end meanwhile; then its time is its parent's.
+            if fields(pid).is_ok_and(|fields| fields.get(1) == Some(&i64::from(postmaster))) {
+                all += processor(pid, false).unwrap_or_default();
+            }
+        }
+        Ok(all)
+    }
+
+    pub(crate) async fn tear_down(self) -> Result<()> {
+        self.postgres.stop().await?;
+        self.folder.close()?;
+        Ok(())
+    }
+}
+
+impl Hub {
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        let pid = self.pid()?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let kib = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let line = line.with_context(|| format!("no {name} of the hub"))?;
+            let number = line.trim().trim_end_matches(" kB").parse::<u64>();
+            number.context("a number")
+        };
+        Ok(Usage {
+            processor: processor(pid.as_raw(), false)?,
+            resident_kib: kib("VmRSS:")?,
+            peak_kib: kib("VmHWM:")?,
+        })
+    }
+
+    /// A counter or gauge of `/metrics`.
+    pub(crate) async fn metric(&self, name: &str) -> Result<u64> {
+        let mut stream = TcpStream::connect(self.address).await?;
+        let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.with_context(|| format!("no {name} among the hub's metrics"))?;
+        Ok(value.parse()?)
+    }
+
+    /// As `kill -9`, and waits until it is gone.
+    pub(crate) async fn kill(mut self) -> Result<()> {
+        kill(self.pid()?, Signal::SIGKILL)?;
+        self.child.wait().await?;
+        Ok(())
+    }
+
+    fn pid(&self) -> Result<Pid> {
+        let pid = self.child.id().context("the hub has ended")?;
+        Ok(Pid::from_raw(pid.try_into()?))
+    }
+}
+
+/// Processor time so far; with that of its children who have ended, or without.
+fn processor(pid: i32, with_ended: bool) -> Result<Duration> {
+    let fields = fields(pid)?;
+    let used = if with_ended { 11..15 } else { 11..13 };
+    let ticks: i64 = fields
+        .get(used)
+        .context("it has so many fields")?
+        .iter()
+        .sum();
+    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("there are clock ticks")?;
+    Ok(Duration::from_secs(ticks.unsigned_abs()) / u32::try_from(per_second)?)
+}
+
+/// The fields of `/proc/PID/stat` from the third on, as numbers; those that are none are 0.
+fn fields(pid: i32) -> Result<Vec<i64>> {
+    let path = PathBuf::from(format!("/proc/{pid}/stat"));
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    // The second is a name in parentheses, in which anything may stand.
+    let (_, rest) = text.rsplit_once(") ").context("a name in parentheses")?;
+    Ok(rest
+        .split_whitespace()
+        .map(|field| field.parse().unwrap_or(0))
+        .collect())
+}
