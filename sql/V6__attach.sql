@@ -584,14 +584,19 @@ CREATE FUNCTION bellwether.sweep() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    gone integer;
+    orphan regprocedure;
 BEGIN
-    FOR gone IN
-        DELETE FROM bellwether.attachment
-        WHERE NOT EXISTS (SELECT FROM bellwether.present_triggers(attachment.relation))
-        RETURNING attachment.id
+    FOR orphan IN
+        WITH gone AS (
+            DELETE FROM bellwether.attachment
+            WHERE NOT EXISTS (SELECT FROM bellwether.present_triggers(attachment.relation))
+            RETURNING attachment.id
+        )
+        SELECT pg_proc.oid FROM gone
+        JOIN pg_proc ON pg_proc.proname IN ('capture_' || gone.id, 'capture_' || gone.id || '_row')
+            AND pg_proc.pronamespace = 'bellwether'::regnamespace
     LOOP
-        EXECUTE format('DROP FUNCTION IF EXISTS bellwether.capture_%1$s(), bellwether.capture_%1$s_row()', gone);
+        EXECUTE format('DROP FUNCTION %s', orphan);
     END LOOP;
 END $$;
 

@@ -15,7 +15,7 @@ async fn request(hub: &Hub, method: Method, path: &str) -> (u16, http::HeaderMap
         .method(method)
         .uri(path)
         .header("Host", "test");
-    request_whole(hub.address, request.body(Empty::new()).unwrap()).await
+    request_whole(hub.address, request.body(Default::default()).unwrap()).await
 }
 
 /// The status line of the answer to raw bytes.
@@ -84,7 +84,7 @@ async fn bad_queries() {
         ("?topic=a.%3E.b", "can only come last"),
         ("?topic=a%0Ab", "it holds the character '\\n'"),
         ("?topic=a&last=some", "last=\"some\" is not a number"),
-        ("?topic=a&since=1", "\"since\" is no parameter of a stream"),
+        ("?topic=a&since=1", "\"since\" is no parameter"),
     ] {
         let (status, _, text) = request(&hub, Method::GET, &format!("/v1/stream{query}")).await;
         let answer: Value = serde_json::from_str(&text).unwrap();
@@ -145,7 +145,10 @@ async fn health_readiness_and_the_index() {
     );
     assert_eq!(
         get(hub.address, "/readyz").await,
-        (200, "{\"ready\":true,\"reasons\":[]}\n".to_owned())
+        (
+            200,
+            "{\"ready\":true,\"reasons\":[],\"warnings\":[]}\n".to_owned()
+        )
     );
     let (status, text) = get(hub.address, "/").await;
     assert_eq!(status, 200);

@@ -26,6 +26,8 @@ mod http;
 mod instances;
 /// Everything once, in one order, whatever writers do.
 mod order;
+/// What comes in over HTTP, and what is read there in other forms.
+mod publish;
 /// Bad input and bad surroundings, each with its clear error.
 mod refusals;
 /// Cursors of every kind.

@@ -1,7 +1,7 @@
 //! A client that reads a stream and forgets nothing.
 
 use http::{HeaderMap, Request};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::{
     body::{Bytes, Incoming},
     client::conn::http1,
@@ -55,7 +55,7 @@ impl Client {
         if let Some(cursor) = cursor {
             request = request.header("Last-Event-ID", cursor);
         }
-        let response = send(address, request.body(Empty::new())?).await?;
+        let response = send(address, request.body(Full::default())?).await?;
         Ok(Self {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
@@ -91,6 +91,20 @@ impl Client {
             }
             events
         })
+    }
+
+    /// The names and data of what comes before the cursor: the topics' states.
+    pub(crate) async fn states(&mut self) -> Vec<(String, String)> {
+        let mut states = Vec::new();
+        loop {
+            match self.event().await {
+                event if event.name == "heartbeat" => return states,
+                event => {
+                    assert_eq!(event.id, "", "a state is no position to come back to");
+                    states.push((event.name, event.data));
+                }
+            }
+        }
     }
 
     async fn wait_for_event(&mut self) -> Message {
@@ -168,11 +182,49 @@ impl Client {
     }
 }
 
+/// A stream of lines, each of them JSON.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    body: Incoming,
+    unread: Vec<u8>,
+}
+
+impl Lines {
+    pub(crate) async fn connect(address: SocketAddr, query: &str) -> Self {
+        let request = Request::get(format!("/v1/stream?{query}"))
+            .header("Host", "test")
+            .header("Accept", "application/x-ndjson")
+            .body(Full::default())
+            .unwrap();
+        let response = send(address, request).await.unwrap();
+        assert_eq!(response.headers()["content-type"], "application/x-ndjson");
+        Self {
+            body: response.into_body(),
+            unread: Vec::new(),
+        }
+    }
+
+    /// The next line that is not empty.
+    pub(crate) async fn next(&mut self) -> serde_json::Value {
+        loop {
+            while let Some(end) = self.unread.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                if line.len() > 1 {
+                    return serde_json::from_slice(&line).unwrap();
+                }
+            }
+            let frame = within("a line", self.body.frame()).await;
+            let bytes = frame.expect("the stream goes on").unwrap().into_data();
+            self.unread.extend_from_slice(&bytes.unwrap());
+        }
+    }
+}
+
 /// A whole answer: its status and text.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let request = Request::get(path)
         .header("Host", "test")
-        .body(Empty::new())
+        .body(Full::default())
         .unwrap();
     let (status, _, text) = request_whole(address, request).await;
     (status, text)
@@ -181,7 +233,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 /// A whole answer: its status, headers and text.
 pub(crate) async fn request_whole(
     address: SocketAddr,
-    request: Request<Empty<Bytes>>,
+    request: Request<Full<Bytes>>,
 ) -> (u16, HeaderMap, String) {
     let response = send(address, request).await.unwrap();
     let (parts, body) = response.into_parts();
@@ -198,7 +250,7 @@ pub(crate) async fn request_whole(
 
 async fn send(
     address: SocketAddr,
-    request: Request<Empty<Bytes>>,
+    request: Request<Full<Bytes>>,
 ) -> Result<http::Response<Incoming>, Box<dyn Error + Send + Sync>> {
     let sent = async {
         let stream = TcpStream::connect(address).await?;

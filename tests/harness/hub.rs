@@ -15,7 +15,7 @@ use tokio::{
     process::{Child, ChildStdout, Command},
 };
 
-use super::{Client, TestDatabase, within};
+use super::{Client, Lines, TestDatabase, within};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_bellwether");
 
@@ -172,6 +172,10 @@ impl Hub {
     }
 
     /// Follows a stream: the query after `/v1/stream?`.
+    pub(crate) async fn lines(&self, query: &str) -> Lines {
+        Lines::connect(self.address, query).await
+    }
+
     pub(crate) async fn stream(&self, query: &str) -> Client {
         Client::connect(self.address, query, None).await
     }

@@ -5,7 +5,7 @@ mod database;
 mod hub;
 mod ledger;
 
-pub(crate) use client::{Client, Delivery, get, request_whole};
+pub(crate) use client::{Client, Delivery, Lines, get, request_whole};
 pub(crate) use database::{
     TestDatabase, connect, private_postgres, private_postgres_with, server_major,
 };
