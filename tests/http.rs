@@ -145,7 +145,10 @@ async fn health_readiness_and_the_index() {
     );
     assert_eq!(
         get(hub.address, "/readyz").await,
-        (200, "{\"ready\":true,\"reasons\":[]}\n".to_owned())
+        (
+            200,
+            "{\"ready\":true,\"reasons\":[],\"warnings\":[]}\n".to_owned()
+        )
     );
     let (status, text) = get(hub.address, "/").await;
     assert_eq!(status, 200);
