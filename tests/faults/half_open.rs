@@ -220,22 +220,23 @@ async fn a_frozen_server_is_noticed_and_nothing_is_lost() {
 /// Stops a postmaster and its children, and returns which.
 fn freeze(server: &Postgres) -> Vec<Pid> {
     let postmaster = server.pid();
+    let parent = Pid::from_raw(postmaster.try_into().unwrap());
+    kill(parent, Signal::SIGSTOP).unwrap();
     let children = format!("/proc/{postmaster}/task/{postmaster}/children");
     let children = std::fs::read_to_string(children).unwrap();
-    let mut frozen = vec![Pid::from_raw(postmaster.try_into().unwrap())];
-    frozen.extend(
-        children
-            .split_whitespace()
-            .map(|child| Pid::from_raw(child.parse().unwrap())),
-    );
-    for &process in &frozen {
-        kill(process, Signal::SIGSTOP).unwrap();
-    }
+    let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+    let frozen: Vec<Pid> = children.map(Pid::from_raw).chain([parent]).collect();
+    send(&frozen, Signal::SIGSTOP);
     frozen
 }
 
 fn thaw(frozen: &[Pid]) {
-    for &process in frozen {
-        kill(process, Signal::SIGCONT).unwrap();
+    send(frozen, Signal::SIGCONT);
+}
+
+fn send(processes: &[Pid], signal: Signal) {
+    for &process in processes {
+        // A child that was about to end has ended.
+        let _: nix::Result<()> = kill(process, signal);
     }
 }

@@ -9,6 +9,8 @@ mod queue;
 mod recovery;
 /// The role lacks rights.
 mod rights;
+/// One of the server's processes does not get on.
+mod stuck;
 
 use serde_json::Value;
 

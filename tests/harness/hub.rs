@@ -223,12 +223,11 @@ impl Hub {
 
     /// Nothing has happened for longer than any event takes.
     pub(crate) async fn is_asleep(&self) {
-        let looks = self.metric("bellwether_sleeps_total").await;
-        let mut last = looks;
+        let mut last = 0;
         super::eventually("the sequencer sleeps", true, async || {
             tokio::time::sleep(Duration::from_millis(200)).await;
             let before = std::mem::replace(&mut last, self.metric("bellwether_looks_total").await);
-            last <= before + 1
+            last <= before + 1 && self.metric("bellwether_asleep").await == 1
         })
         .await;
     }

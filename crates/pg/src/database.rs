@@ -132,21 +132,51 @@ impl Database {
 /// Where it is, without the password.
 impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = match self.config.get_hosts().first() {
-            Some(Host::Tcp(host)) => host.clone(),
-            #[cfg(unix)]
-            Some(Host::Unix(folder)) => folder.display().to_string(),
-            None => "localhost".to_owned(),
+        let ports = self.config.get_ports();
+        let place = |(at, host): (usize, &Host)| {
+            // One port for each host, or one for all, or none.
+            let port = ports.get(at).or(ports.first()).unwrap_or(&5432);
+            match host {
+                Host::Tcp(host) => format!("{host}:{port}"),
+                #[cfg(unix)]
+                Host::Unix(folder) => format!("{}:{port}", folder.display()),
+            }
         };
-        let port = self.config.get_ports().first().copied().unwrap_or(5432);
+        let hosts = self.config.get_hosts().iter().enumerate();
+        let places: Vec<String> = hosts.map(place).collect();
+        let places = match places.as_slice() {
+            [] => "no host".to_owned(),
+            places => places.join(" or "),
+        };
         let user = self.config.get_user().unwrap_or("the current user");
         let name = self.config.get_dbname().unwrap_or(user);
-        write!(f, "database {name} on {host}:{port} as {user}")
+        write!(f, "database {name} on {places} as {user}")
     }
 }
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Database({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_says_where_it_is_and_no_password() {
+        for (url, text) in [
+            ("postgres://u:secret@a/x", "database x on a:5432 as u"),
+            (
+                "postgres://u:secret@a:1,b:2/x",
+                "database x on a:1 or b:2 as u",
+            ),
+            ("host=a,b port=7 user=u", "database u on a:7 or b:7 as u"),
+            ("host=/run/pg user=u", "database u on /run/pg:5432 as u"),
+            ("user=u", "database u on no host as u"),
+        ] {
+            assert_eq!(Database::parse(url).expect(url).to_string(), text);
+        }
     }
 }

@@ -29,6 +29,8 @@ pub struct Metrics {
     pub deleted: Counter,
     /// Events that only the safety poll found: somebody did not ring. The alarm.
     pub found_by_safety_poll: Counter,
+    /// 1 while the sequencer is asleep, until somebody rings or the safety poll finds something.
+    pub asleep: Gauge,
     /// How full the server's queue of notifications is, of 1.
     pub queue_usage: Gauge<f64, AtomicU64>,
 }
@@ -75,6 +77,11 @@ impl Metrics {
         for (name, help, counter) in all {
             registry.register(name, help, counter.clone());
         }
+        registry.register(
+            "asleep",
+            "1 while this hub only waits to be rung, 0 while it looks for events",
+            self.asleep.clone(),
+        );
         registry.register(
             "notify_queue_usage",
             "How full the server's queue of notifications is, of 1",

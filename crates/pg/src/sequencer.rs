@@ -175,8 +175,9 @@ impl Sequencer {
         if let Ok(Call::Announced(head)) = call {
             self.head = head;
             self.looked = None;
-            if matches!(self.state, State::Asleep) {
+            if self.state == State::Asleep {
                 self.state = State::Following;
+                self.metrics.asleep.set(0);
             }
             return Ok(true);
         }
@@ -225,6 +226,8 @@ impl Sequencer {
                 fence,
             },
         };
+        let is_asleep = self.state == State::Asleep;
+        self.metrics.asleep.set(i64::from(is_asleep));
         Ok(look.grew)
     }
 

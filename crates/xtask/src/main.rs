@@ -7,7 +7,7 @@ mod matrix;
 
 use std::{
     env,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
@@ -111,7 +111,8 @@ fn check() -> Result<(), String> {
 fn root() -> PathBuf {
     let manifest = env::var_os("CARGO_MANIFEST_DIR");
     let manifest = manifest.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    PathBuf::from(manifest).join("../..")
+    let root = Path::new(&manifest).ancestors().nth(2);
+    root.expect("it is in crates/xtask").to_owned()
 }
 
 /// Runs cargo, and says what is being run.
