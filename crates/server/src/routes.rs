@@ -1,12 +1,12 @@
 //! Method and path, and what answers.
 
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
 use std::sync::Arc;
 
 use crate::{
-    App, events, publish,
+    App, events, files, publish,
     query::{EventsQuery, StreamQuery},
     response::{self, Body, Refusal},
     stream,
@@ -33,20 +33,28 @@ GET /metrics   Prometheus metrics
 /// Answers one request.
 pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path();
-    let allowed = match path {
-        "/v1/stream" => "GET",
-        "/v1/events" => "GET, POST",
-        "/" | "/healthz" | "/readyz" | "/metrics" => "GET, HEAD",
-        _ => {
-            return Refusal::NotFound {
-                path: path.to_owned(),
+    let (allowed, file) = match path {
+        "/v1/stream" => ("GET", None),
+        "/v1/events" => ("GET, POST", None),
+        "/healthz" | "/readyz" | "/metrics" => ("GET, HEAD", None),
+        // Whoever asks with curl is told in words.
+        "/" if !wants_html(request.headers()) => ("GET, HEAD", None),
+        _ => match files::find(path) {
+            Some(file) => ("GET, HEAD", Some(file)),
+            None => {
+                return Refusal::NotFound {
+                    path: path.to_owned(),
+                }
+                .into();
             }
-            .into();
-        }
+        },
     };
     let method = request.method();
     if !allowed.split(", ").any(|name| method == name) {
         return Refusal::MethodNotAllowed { allowed }.into();
+    }
+    if let Some(file) = file {
+        return file.answer(request.headers());
     }
     match path {
         "/v1/stream" => {
@@ -73,6 +81,11 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
             INDEX.to_owned(),
         ),
     }
+}
+
+fn wants_html(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(header::ACCEPT).iter();
+    accepted.any(|accepted| accepted.to_str().is_ok_and(|it| it.contains("text/html")))
 }
 
 fn ready(app: &App) -> Response<Body> {
