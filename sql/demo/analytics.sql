@@ -40,19 +40,19 @@ AS $$
     ) AS active;
 $$;
 
--- An hour as it might have been, once: sessions of some minutes, more of them towards the end.
+-- An hour as it might have been, once: sessions of a minute or two, in waves.
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM public.metrics_snapshots) THEN
         RETURN;
     END IF;
     INSERT INTO public.events (name, properties, created_at)
-    SELECT (ARRAY['page_view', 'page_view', 'page_view', 'page_view', 'page_view', 'button_click',
-            'button_click', 'search', 'form_submit', 'share', 'signup', 'purchase'])[1 + n * 7 % 12],
+    SELECT coalesce((ARRAY['button_click', 'button_click', 'button_click', 'button_click', 'search', 'search',
+            'form_submit', 'share', 'signup', 'purchase'])[1 + n * 7 % 20], 'page_view'),
         json_build_object('page', (ARRAY['/', '/pricing', '/docs', '/blog', '/signup'])[1 + n * 3 % 5],
-            'session', 'past-' || n / 40 * 12 + n % 12),
-        now() - interval '1 hour' * (1 - sqrt(n / 4000.0))
-    FROM generate_series(0, 3999) AS n;
+            'session', 'past-' || n / 100 * 12 + n % 12),
+        now() - interval '1 hour' * (1 - part - sin(12 * pi() * part) / 80)
+    FROM generate_series(0, 3999) AS n, LATERAL (SELECT power(n / 4000.0, 0.8)::float AS part) AS drawn;
 
     INSERT INTO public.metrics_snapshots (page_views, active_sessions, events_count, recorded_at, counted_to)
     SELECT figures.page_views, active.sessions, figures.events_count, at, 0

@@ -2,6 +2,7 @@
 
 use pg::Database;
 use std::time::Duration;
+use tokio::time;
 
 use super::{again, at_random, choose};
 
@@ -10,12 +11,12 @@ const CUSTOMERS: [&str; 12] = [
 ];
 
 /// Products in the order of how much they are liked.
-const LIKED: [i32; 10] = [5, 1, 8, 4, 2, 6, 10, 3, 9, 7];
+const LIKED: [i32; 10] = [1, 4, 6, 5, 10, 9, 3, 7, 2, 8];
 
 /// Mean time between two orders.
 const ORDERS: Duration = Duration::from_millis(1_500);
 /// Between two deliveries.
-const DELIVERIES: Duration = Duration::from_secs(25);
+const DELIVERIES: Duration = Duration::from_secs(40);
 /// Between two inventories, with which a page begins.
 const INVENTORIES: Duration = Duration::from_secs(5);
 
@@ -31,11 +32,15 @@ pub(super) async fn run(database: &Database) {
             tables.order(product, quantity, choose(&CUSTOMERS)).await
         },
     );
-    let deliveries = again(
-        database,
-        || DELIVERIES,
-        async |tables| tables.restock().await,
-    );
+    let deliveries = async {
+        time::sleep(DELIVERIES).await;
+        again(
+            database,
+            || DELIVERIES,
+            async |tables| tables.restock().await,
+        )
+        .await;
+    };
     let inventories = again(
         database,
         || INVENTORIES,

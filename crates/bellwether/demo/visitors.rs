@@ -41,8 +41,8 @@ const MEAN_PAUSE: Duration = Duration::from_millis(700);
 const COUNTS: Duration = Duration::from_secs(2);
 
 /// How many there are at a time. Now and then one leaves and another comes.
-const VISITORS: usize = 60;
-const STAYS: u32 = 25;
+const VISITORS: usize = 25;
+const STAYS: u32 = 12;
 
 /// Inserts visitors' doings, at random times as visitors do.
 pub(super) async fn come(database: &Database) {
