@@ -15,7 +15,13 @@ const LABELS = {
   file_upload: "Upload",
   share: "Share",
 };
-const TONES = { button_click: "accent", form_submit: "accent", search: "second", signup: "warn", purchase: "good" };
+const TONES = {
+  button_click: "accent",
+  form_submit: "accent",
+  search: "second",
+  signup: "warn",
+  purchase: "good",
+};
 const MINUTE = 60_000; // ms
 
 const by = (id) => document.getElementById(id);
@@ -45,7 +51,12 @@ hub.on("*", ({ id, topic, name, data, at }) => {
   if (topic !== "events") return;
   time(at);
   const { page, plan, amount, results } = data.properties ?? {};
-  const detail = [page, plan, amount && `${amount} €`, results !== undefined && `${results} results`];
+  const detail = [
+    page,
+    plan,
+    amount && `${amount} €`,
+    results !== undefined && `${results} results`,
+  ];
   feed.add({
     id,
     what: LABELS[name] ?? name,

@@ -101,6 +101,11 @@ export interface Connection extends EventTarget {
     listener: (event: CustomEvent<Gap>) => void,
     options?: boolean | AddEventListenerOptions,
   ): void;
+  addEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
 }
 
 /** Follows topics: patterns such as `orders`, `org.*.alerts`, `shop.>`, or several of them. */

@@ -276,12 +276,14 @@ class Tabs {
   #request(steal = false) {
     const wish = (this.#wish = new AbortController());
     const how = steal ? { steal } : { signal: wish.signal };
-    navigator.locks.request(this.#name, how, () => this.#lead(wish.signal)).catch(() => {
-      // Either the wish is over, or this tab has hung and another has taken the lock.
-      if (wish.signal.aborted) return;
-      this.#tab.yield();
-      if (this.#wish === wish) this.#request();
-    });
+    navigator.locks
+      .request(this.#name, how, () => this.#lead(wish.signal))
+      .catch(() => {
+        // Either the wish is over, or this tab has hung and another has taken the lock.
+        if (wish.signal.aborted) return;
+        this.#tab.yield();
+        if (this.#wish === wish) this.#request();
+      });
   }
 
   async #lead(wish) {
@@ -487,7 +489,7 @@ class Stream {
     const { times, last } = this.#options;
     const attempt = (this.#attempt = new AbortController());
     try {
-      for (let isMore = true; isMore; ) {
+      for (let isMore = true; isMore;) {
         const query = new URLSearchParams(this.#query);
         query.set("limit", PAGE);
         if (this.#cursor) query.set("after", this.#cursor);

@@ -60,7 +60,13 @@ function show(event) {
     time.textContent = TIME.format(event.at);
   }
   const text = JSON.stringify(event.data);
-  row.append(cell(time), cell(event.topic), cell(event.name), cell(code(event.id)), cell(details(text, event)));
+  row.append(
+    cell(time),
+    cell(event.topic),
+    cell(event.name),
+    cell(code(event.id)),
+    cell(details(text, event)),
+  );
   row.hidden = !matches(row);
   rows.prepend(row);
   while (rows.children.length > ROWS) rows.lastChild.remove();
@@ -77,7 +83,8 @@ function details(text, event) {
   details.addEventListener("toggle", () => {
     if (!details.open || details.children.length > 1) return;
     const pre = document.createElement("pre");
-    pre.textContent = JSON.stringify(event.data, null, 2) + (event.key ? `\n\nkey: ${event.key}` : "");
+    pre.textContent =
+      JSON.stringify(event.data, null, 2) + (event.key ? `\n\nkey: ${event.key}` : "");
     details.append(pre);
   });
   return details;
@@ -132,7 +139,11 @@ by("copy").addEventListener("click", async () => {
 by("follow").addEventListener("submit", (submit) => {
   submit.preventDefault();
   const pattern = by("topic").value.trim() || ">";
-  history.replaceState(null, "", pattern === ">" ? "/" : `/?${new URLSearchParams({ topic: pattern })}`);
+  history.replaceState(
+    null,
+    "",
+    pattern === ">" ? "/" : `/?${new URLSearchParams({ topic: pattern })}`,
+  );
   follow(pattern);
 });
 
@@ -140,23 +151,28 @@ by("follow").addEventListener("submit", (submit) => {
 
 by("send").addEventListener("submit", async (submit) => {
   submit.preventDefault();
-  const { topic, event, key, data } = Object.fromEntries(new FormData(by("send")));
-  const button = by("send").querySelector("button");
+  const { topic, event, key, retain, data } = Object.fromEntries(new FormData(by("send")));
   try {
-    const body = { topic, event, key: key || undefined, data: JSON.parse(data) };
+    JSON.parse(data);
+  } catch (error) {
+    return say(`This is no JSON: ${error.message}`);
+  }
+  const head = { topic, event, key: key || undefined, retain: retain ? true : undefined };
+  try {
     const response = await fetch("/v1/events", {
       method: "POST",
       headers: { "content-type": "application/json" },
-      body: JSON.stringify(body),
+      // The data as it was written: 1.50 is not 1.5 to everybody.
+      body: `${JSON.stringify(head).slice(0, -1)},"data":${data}}`,
     });
     if (response.status === 404 || response.status === 405) {
-      button.disabled = true;
+      by("send").querySelector("button").disabled = true;
       return say("This hub does not publish over HTTP: insert a row instead.");
     }
-    const answer = await response.json();
-    say(response.ok ? `Sent: ${answer.ids.join(", ")}` : answer.error.message);
-  } catch (error) {
-    say(error instanceof SyntaxError ? `This is no JSON: ${error.message}` : "The hub cannot be reached.");
+    const { ids, error } = await response.json();
+    say(error?.message ?? `Sent: ${ids?.join(", ") ?? "it has no number yet"}`);
+  } catch {
+    say("The hub cannot be reached.");
   }
 });
 
@@ -166,34 +182,37 @@ function say(text) {
 
 // --- the hub ---
 
-watch((now, before) => {
-  const seconds = before && (now.seen - before.seen) / 1000;
-  if (seconds) {
-    const rate = (now.read - before.read) / seconds;
-    by("rate").value = rate;
-    chart.add(new Date(), rate);
-  }
-  by("rate").note = `${now.read.toLocaleString("en")} since it started`;
-  by("lag").note = "of the newest event";
-  by("clients").note = "open streams";
-  by("lanes").note = "different subscriptions";
-  by("lag").value = now.lag_ms;
-  by("clients").value = now.clients;
-  by("lanes").value = now.lanes;
-  by("rings").value = now.rings;
-  by("rings").note = `for ${now.read.toLocaleString("en")} events`;
-  by("ready").textContent = now.ready ? "yes" : now.reasons.join("; ");
-  by("head").textContent = now.head ?? "none";
-  const head = Number(now.head?.split("-")[1] ?? 0);
-  by("ring").textContent = `the last ${(head - now.ring_floor).toLocaleString("en")} events`;
-  by("version").textContent = now.version;
-  if (!before || now.read > before.read) {
-    const isOurs = now.numbered > (before?.numbered ?? 0);
-    if (now.read > 0) by("numbering").textContent = isOurs ? "this hub" : "another hub";
-  }
-}, () => {
-  by("ready").textContent = "it cannot be reached";
-});
+watch(
+  (now, before) => {
+    const seconds = before && (now.seen - before.seen) / 1000;
+    if (seconds) {
+      const rate = (now.read - before.read) / seconds;
+      by("rate").value = rate;
+      chart.add(new Date(), rate);
+    }
+    by("rate").note = `${now.read.toLocaleString("en")} since it started`;
+    by("lag").note = "of the newest event";
+    by("clients").note = "open streams";
+    by("lanes").note = "different subscriptions";
+    by("lag").value = now.lag_ms;
+    by("clients").value = now.clients;
+    by("lanes").value = now.lanes;
+    by("rings").value = now.rings;
+    by("rings").note = `for ${now.read.toLocaleString("en")} events`;
+    by("ready").textContent = now.ready ? "yes" : now.reasons.join("; ");
+    by("head").textContent = now.head ?? "none";
+    const head = Number(now.head?.split("-")[1] ?? 0);
+    by("ring").textContent = `the last ${(head - now.ring_floor).toLocaleString("en")} events`;
+    by("version").textContent = now.version;
+    if (!before || now.read > before.read) {
+      const isOurs = now.numbered > (before?.numbered ?? 0);
+      if (now.read > 0) by("numbering").textContent = isOurs ? "this hub" : "another hub";
+    }
+  },
+  () => {
+    by("ready").textContent = "it cannot be reached";
+  },
+);
 
 const asked = new URLSearchParams(location.search).get("topic");
 if (asked) by("topic").value = asked;

@@ -34,7 +34,13 @@ let drawn = 0;
 
 hub.on("placed", ({ id, data: { product, quantity, total, customer, created_at } }) => {
   const at = new Date(created_at);
-  feed.add({ id, what: `${quantity} × ${product}`, detail: `${customer} · ${total.toFixed(2)} €`, tone: "accent", at });
+  feed.add({
+    id,
+    what: `${quantity} × ${product}`,
+    detail: `${customer} · ${total.toFixed(2)} €`,
+    tone: "accent",
+    at,
+  });
   draw(at.getTime());
   placed.push([at.getTime(), total]);
   sum += total;
@@ -46,7 +52,7 @@ setInterval(() => draw(Date.now()), POINT);
 function draw(until) {
   if (!placed.length) return;
   if (until - drawn > MINUTE) drawn = Math.max(drawn, until - 10 * POINT);
-  for (; drawn + POINT <= until; ) {
+  for (; drawn + POINT <= until;) {
     drawn += POINT;
     while (placed.length && placed[0][0] <= drawn - MINUTE) sum -= placed.shift()[1];
     chart.add(new Date(drawn), sum);
@@ -69,7 +75,11 @@ function stock({ id, name, stock, capacity }) {
   let row = shelf.get(id);
   if (!row) {
     row = document.createElement("li");
-    row.append(document.createElement("span"), document.createElement("span"), document.createElement("meter"));
+    row.append(
+      document.createElement("span"),
+      document.createElement("span"),
+      document.createElement("meter"),
+    );
     row.children[1].className = "number";
     row.dataset.product = id;
     shelf.set(id, row);

@@ -39,7 +39,10 @@ function follow(hub) {
 
 function incident({ id, data: { monitor, opened_at, closed_at } }) {
   const [from, to] = [new Date(opened_at), new Date(closed_at ?? opened_at)];
-  const lasted = to - from > 90_000 ? `${Math.round((to - from) / 60_000)} min` : `${Math.round((to - from) / 1000)} s`;
+  const lasted =
+    to - from > 90_000
+      ? `${Math.round((to - from) / 60_000)} min`
+      : `${Math.round((to - from) / 1000)} s`;
   const detail = closed_at ? `is up again, after ${lasted}` : "is down";
   feed.add({ id, what: monitor, detail, tone: closed_at ? "good" : "bad", at: to });
 }
@@ -89,7 +92,8 @@ function beat({ monitor_id, is_ok, latency_ms }) {
 
 function describe({ facts, latency, uptime }) {
   const now = latency === undefined ? "no answer" : `${latency} ms`;
-  facts.textContent = uptime === undefined ? now : `${now} · ${uptime.toFixed(2)} % up in the last hour`;
+  facts.textContent =
+    uptime === undefined ? now : `${now} · ${uptime.toFixed(2)} % up in the last hour`;
 }
 
 function glance() {

@@ -2,7 +2,13 @@
 
 import { age } from "./activity-feed.js";
 
-const TONES = { live: "good", connecting: "warn", stale: "warn", reconnecting: "bad", closed: "bad" };
+const TONES = {
+  live: "good",
+  connecting: "warn",
+  stale: "warn",
+  reconnecting: "bad",
+  closed: "bad",
+};
 
 class ConnectionBadge extends HTMLElement {
   #state = part("state");

@@ -30,7 +30,9 @@ class LiveChart extends HTMLElement {
     this.#draw();
     const tick = (now) => {
       // So often that the lines move by about a pixel, and not oftener.
-      const every = still.matches ? 2000 : Math.max(33, (this.#window * 1000) / this.#plot.clientWidth);
+      const every = still.matches
+        ? 2000
+        : Math.max(33, (this.#window * 1000) / this.#plot.clientWidth);
       if (now - this.#drawn >= every) {
         this.#drawn = now;
         this.#slide();
@@ -126,7 +128,10 @@ class LiveChart extends HTMLElement {
 }
 
 function clock(seconds) {
-  return new Date(seconds * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+  return new Date(seconds * 1000).toLocaleTimeString("en-GB", {
+    hour: "2-digit",
+    minute: "2-digit",
+  });
 }
 
 customElements.define("live-chart", LiveChart);

@@ -77,13 +77,20 @@ const verbs = {
   front: ({ tab }) => tabs[tab].page.bringToFront(),
   close: ({ tab }) => tabs[tab].page.close(),
   // Requests for a path get no answer at all, as behind a proxy that holds back what does not end.
-  block: ({ tab, path }) => tabs[tab].page.route((url) => url.pathname === path, () => {}),
+  block: ({ tab, path }) =>
+    tabs[tab].page.route(
+      (url) => url.pathname === path,
+      () => {},
+    ),
   // Requests for a path with this token are refused.
   refuse: ({ tab, path, token }) =>
-    tabs[tab].page.route((url) => url.pathname === path, async (route) => {
-      const isBad = (await route.request().headerValue("authorization")) === `Bearer ${token}`;
-      await (isBad ? route.fulfill({ status: 401, json: {} }) : route.continue());
-    }),
+    tabs[tab].page.route(
+      (url) => url.pathname === path,
+      async (route) => {
+        const isBad = (await route.request().headerValue("authorization")) === `Bearer ${token}`;
+        await (isBad ? route.fulfill({ status: 401, json: {} }) : route.continue());
+      },
+    ),
   allow: ({ tab }) => tabs[tab].page.unrouteAll({ behavior: "ignoreErrors" }),
   troubles: ({ tab }) => tabs[tab].troubles,
 };

@@ -258,6 +258,31 @@ async fn the_inspector_shows_filters_and_pauses() {
     assert_eq!(tab.troubles().await, [""; 0]);
 }
 
+#[tokio::test]
+async fn the_inspector_sends() {
+    let (_database, hub) = stage().await;
+    let browser = Browser::start().await;
+    let tab = open(&browser, &hub, "/?topic=test.*").await;
+    let send = |data: &str| {
+        format!(
+            "(({{ elements }}) => {{ elements.topic.value = 'test.it'; elements.key.value = 'k-7'; elements.data.value = {data:?};
+                elements.topic.form.querySelector('button').click(); }})(document.querySelector('#send'))"
+        )
+    };
+    tab.eval(&send("{no")).await;
+    let said = text("#sent");
+    tab.eventually(&format!("{said}.startsWith('This is no JSON')"), true)
+        .await;
+    tab.eval(&send(r#"{"price": 1.50}"#)).await;
+    tab.eventually("document.querySelectorAll('#rows tr').length", 1)
+        .await;
+    let id = tab.eval(&text("#rows tr code")).await;
+    tab.eventually(&said, format!("Sent: {}", id.as_str().unwrap()))
+        .await;
+    assert_eq!(tab.eval(&text("#rows summary")).await, r#"{"price":1.5}"#);
+    assert_eq!(tab.troubles().await, [""; 0]);
+}
+
 /// What stands in an event is text to every page, and the policy stops what is not.
 #[tokio::test]
 async fn events_cannot_script_a_page() {
