@@ -449,10 +449,11 @@ class Stream {
       const response = await fetch(`${this.#hub}${path}?${query}`, init);
       if (response.ok) return response;
       if (response.status === 401 && !renew && token) continue;
-      const said = (await response.json().catch(() => undefined))?.error?.message;
-      const why = `${response.status}: ${said ?? response.statusText}`;
-      const mayPass = response.status >= 500 || [408, 425, 429].includes(response.status);
-      throw mayPass ? new Error(why) : new Refused(why);
+      const said = (await response.json().catch(() => undefined))?.error;
+      const why = `${response.status}: ${said?.message ?? response.statusText}`;
+      // Not what a proxy says for a hub that is away: a page on a wall must outlive that.
+      const isFinal = said?.code && response.status < 500 && response.status !== 429;
+      throw isFinal ? new Refused(why) : new Error(why);
     }
   }
 

@@ -34,7 +34,7 @@ function follow(hub) {
     beat(data);
     glance();
   });
-  for (const name of ["opened", "closed"]) hub.on(name, incident);
+  hub.on("incident", incident);
 }
 
 function incident({ id, data: { monitor, opened_at, closed_at } }) {

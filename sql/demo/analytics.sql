@@ -1,4 +1,5 @@
 -- Figures of a site, from the table `events` (sql/events.sql).
+CREATE SCHEMA IF NOT EXISTS demo;
 CREATE INDEX IF NOT EXISTS events_created_at ON public.events (created_at);
 
 CREATE TABLE IF NOT EXISTS public.metrics_snapshots (
@@ -11,8 +12,7 @@ CREATE TABLE IF NOT EXISTS public.metrics_snapshots (
     counted_to      bigint NOT NULL DEFAULT 0
 );
 
-CREATE OR REPLACE TRIGGER publish AFTER INSERT ON public.metrics_snapshots
-REFERENCING NEW TABLE AS rows FOR EACH STATEMENT EXECUTE FUNCTION demo.publish('metrics', 'snapshot');
+SELECT bellwether.attach('public.metrics_snapshots', topic => 'metrics', event => 'snapshot', ops => '{insert}');
 
 -- The next figures: those before, and what the stream has brought since. Its numbers have no
 -- holes and are given after commit, so no event is counted twice or not at all, and the cost

@@ -1,5 +1,7 @@
 -- A shop during a sale. The database itself takes from the stock, keeps the day's totals and
 -- raises alerts; every change is published on `shop.…`.
+CREATE SCHEMA IF NOT EXISTS demo;
+
 CREATE TABLE IF NOT EXISTS public.products (
     id       integer PRIMARY KEY,
     name     text NOT NULL,
@@ -32,16 +34,10 @@ CREATE TABLE IF NOT EXISTS public.alerts (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
-CREATE OR REPLACE TRIGGER publish AFTER INSERT ON public.orders
-REFERENCING NEW TABLE AS rows FOR EACH STATEMENT EXECUTE FUNCTION demo.publish('shop.orders', 'placed');
-CREATE OR REPLACE TRIGGER publish AFTER UPDATE ON public.products
-REFERENCING NEW TABLE AS rows FOR EACH STATEMENT EXECUTE FUNCTION demo.publish('shop.stock', 'changed');
-CREATE OR REPLACE TRIGGER publish_new AFTER INSERT ON public.sales
-REFERENCING NEW TABLE AS rows FOR EACH STATEMENT EXECUTE FUNCTION demo.publish('shop.sales', 'counted');
-CREATE OR REPLACE TRIGGER publish AFTER UPDATE ON public.sales
-REFERENCING NEW TABLE AS rows FOR EACH STATEMENT EXECUTE FUNCTION demo.publish('shop.sales', 'counted');
-CREATE OR REPLACE TRIGGER publish AFTER INSERT ON public.alerts
-REFERENCING NEW TABLE AS rows FOR EACH STATEMENT EXECUTE FUNCTION demo.publish('shop.alerts', 'raised');
+SELECT bellwether.attach('public.orders', topic => 'shop.orders', event => 'placed', ops => '{insert}'),
+    bellwether.attach('public.products', topic => 'shop.stock', event => 'changed', ops => '{update}'),
+    bellwether.attach('public.sales', topic => 'shop.sales', event => 'counted', ops => '{insert,update}'),
+    bellwether.attach('public.alerts', topic => 'shop.alerts', event => 'raised', ops => '{insert}');
 
 -- Products, and an hour of orders as it might have been, once. Before the triggers below, which
 -- would take all of it from the stock.
@@ -120,7 +116,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION demo.watch_stock();
 CREATE OR REPLACE FUNCTION demo.take_inventory() RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT demo.publish_state('shop.inventory', 'inventory', json_build_object(
+    SELECT bellwether.publish('shop.inventory', 'inventory', retain => true, data => json_build_object(
         'products', (SELECT json_agg(products ORDER BY id) FROM public.products),
         'sales', (SELECT row_to_json(sales) FROM public.sales ORDER BY day DESC LIMIT 1)));
 $$;

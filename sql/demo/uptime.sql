@@ -1,5 +1,7 @@
 -- Monitors of several organisations. What concerns one is published on `org.<its number>.…` and
 -- nowhere else. The database itself decides what is down, and opens and closes incidents.
+CREATE SCHEMA IF NOT EXISTS demo;
+
 CREATE TABLE IF NOT EXISTS public.organisations (
     id   integer PRIMARY KEY,
     name text NOT NULL
@@ -35,14 +37,9 @@ CREATE TABLE IF NOT EXISTS public.incidents (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS incidents_open ON public.incidents (monitor_id) WHERE closed_at IS NULL;
 
-CREATE OR REPLACE TRIGGER publish AFTER INSERT ON public.probes
-REFERENCING NEW TABLE AS rows FOR EACH STATEMENT EXECUTE FUNCTION demo.publish('org.{org}.probes', 'probe');
-CREATE OR REPLACE TRIGGER publish AFTER UPDATE ON public.monitors
-REFERENCING NEW TABLE AS rows FOR EACH STATEMENT EXECUTE FUNCTION demo.publish('org.{org}.monitors', 'state');
-CREATE OR REPLACE TRIGGER publish_opened AFTER INSERT ON public.incidents
-REFERENCING NEW TABLE AS rows FOR EACH STATEMENT EXECUTE FUNCTION demo.publish('org.{org}.incidents', 'opened');
-CREATE OR REPLACE TRIGGER publish_closed AFTER UPDATE ON public.incidents
-REFERENCING NEW TABLE AS rows FOR EACH STATEMENT EXECUTE FUNCTION demo.publish('org.{org}.incidents', 'closed');
+SELECT bellwether.attach('public.probes', topic => 'org.{org}.probes', event => 'probe', ops => '{insert}'),
+    bellwether.attach('public.monitors', topic => 'org.{org}.monitors', event => 'state', ops => '{update}'),
+    bellwether.attach('public.incidents', topic => 'org.{org}.incidents', event => 'incident', ops => '{insert,update}');
 
 -- Three organisations, and an hour of probes as it might have been, once.
 DO $$
@@ -103,7 +100,7 @@ FOR EACH ROW EXECUTE FUNCTION demo.judge();
 CREATE OR REPLACE FUNCTION demo.summarise() RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT demo.publish_state('org.' || organisations.id || '.summary', 'summary', json_build_object(
+    SELECT bellwether.publish('org.' || organisations.id || '.summary', 'summary', retain => true, data => json_build_object(
         'organisation', organisations.name,
         'monitors', (
             SELECT json_agg(json_build_object('id', monitors.id, 'name', name, 'url', url, 'state', state,

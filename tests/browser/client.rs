@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 use super::{Browser, Tab};
 use crate::harness::{Hub, HubOptions, TestDatabase, eventually};
 use nix::sys::signal::{Signal, kill};
+use tokio::sync::watch;
 
 /// Times as short as a test wants them; what is not tested never happens.
 const TIMES: &str = "stale: 600000, silence: 600000, blocked: 600000, poll: 600000, hidden: 600000,
@@ -134,6 +135,80 @@ async fn tabs_share_one_stream_and_hand_it_over() {
     clients(&hub, 1).await;
 }
 
+/// As when a page comes back by the browser's back button: it was away for longer than the
+/// tab that holds the stream remembers.
+#[tokio::test]
+async fn a_tab_that_was_away_for_long_takes_the_others_back() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    let browser = Browser::start().await;
+    let first = blank(&browser, &hub).await;
+    follow(&first, "", "").await;
+    is_live(&first).await;
+    let second = blank(&browser, &hub).await;
+    follow(&second, "", "").await;
+    is_live(&second).await;
+    insert(&database, 1, 3).await;
+    second.eventually("names", names(1, 3)).await;
+
+    let goes = "window.dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))";
+    second.eval(goes).await;
+    insert(&database, 4, 2000).await;
+    first.eventually("names.length", 2000).await;
+    assert_eq!(second.eval("names").await, names(1, 3));
+    let comes = "window.dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))";
+    second.eval(comes).await;
+    insert(&database, 2001, 2010).await;
+    for tab in [&first, &second] {
+        tab.eventually("names", names(1, 2010)).await;
+        assert_eq!(tab.eval("gaps").await, json!([]));
+    }
+    clients(&hub, 1).await;
+}
+
+#[tokio::test]
+async fn a_tab_that_joins_while_events_come_misses_none() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    let browser = Browser::start().await;
+    let first = blank(&browser, &hub).await;
+    follow(&first, "", "last: 1000").await;
+    insert(&database, 1, 1000).await;
+    first.eventually("names.length", 1000).await;
+    let (told, mut done) = watch::channel(1000);
+    let inserting = async {
+        let psql = database.connect().await;
+        while !told.is_closed() {
+            let n = *told.borrow() + 1;
+            let insert = "INSERT INTO events (name) VALUES ($1)";
+            psql.execute(insert, &[&n.to_string()]).await.unwrap();
+            told.send_replace(n);
+        }
+        *told.borrow()
+    };
+    let joining = async {
+        let mut joined = Vec::new();
+        for _ in 0..4 {
+            let tab = blank(&browser, &hub).await;
+            let before: i32 = *done.borrow_and_update();
+            follow(&tab, "", "last: 1000").await;
+            tab.eventually("names.length > 0", true).await;
+            joined.push((tab, before));
+        }
+        drop(done);
+        joined
+    };
+    let (last, joined) = tokio::join!(inserting, joining);
+    for (tab, before) in joined {
+        tab.eventually("names.at(-1)", last.to_string()).await;
+        let first = tab.eval("Number(names[0])").await.as_i64().unwrap();
+        let first = i32::try_from(first).unwrap();
+        assert!(first <= before, "{first} is after {before}");
+        assert_eq!(tab.eval("names").await, names(first, last));
+    }
+    clients(&hub, 1).await;
+}
+
 #[tokio::test]
 async fn a_tab_that_hangs_loses_the_stream_to_another() {
     let database = TestDatabase::create().await;
@@ -145,13 +220,18 @@ async fn a_tab_that_hangs_loses_the_stream_to_another() {
     let second = blank(&browser, &hub).await;
     follow(&second, "hung: 1000", "pause: false").await;
     is_live(&second).await;
-    let hang = "const until = Date.now() + 6000; while (Date.now() < until);";
+    // Until there is a thirty-first event, nothing else happens in it.
+    let hang = "for (let head = 0; head <= 30; ) {
+        const request = new XMLHttpRequest();
+        request.open('GET', '/v1/status', false);
+        request.send();
+        head = Number(JSON.parse(request.responseText).head.split('-')[1]);
+    }";
     first.ask("begin", json!({"code": hang})).await;
     insert(&database, 1, 30).await;
     second.eventually("names", names(1, 30)).await;
     second.eventually("hub.status.state", "live").await;
-    // When it comes to itself it has missed nothing, and had nothing twice.
-    first.eventually("names", names(1, 30)).await;
+    // When it comes to itself it has missed nothing, and has nothing twice.
     insert(&database, 31, 40).await;
     for tab in [&first, &second] {
         tab.eventually("names", names(1, 40)).await;

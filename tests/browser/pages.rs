@@ -3,8 +3,7 @@ use serde_json::{Value, json};
 use super::{Browser, Tab};
 use crate::harness::{Hub, HubOptions, TestDatabase, eventually};
 
-const SCRIPTS: [&str; 4] = [
-    include_str!("../../sql/demo/publish.sql"),
+const SCRIPTS: [&str; 3] = [
     include_str!("../../sql/demo/analytics.sql"),
     include_str!("../../sql/demo/shop.sql"),
     include_str!("../../sql/demo/uptime.sql"),

@@ -25,11 +25,8 @@ impl Scene {
         };
         let client = database.connect().await?;
         schema::lock(&client).await?;
-        for script in [include_str!("../../../sql/demo/publish.sql"), script] {
-            let made = client.batch_execute(script).await;
-            made.map_err(|error| Error::Query("create the demo's tables", error))?;
-        }
-        Ok(())
+        let made = client.batch_execute(script).await;
+        made.map_err(|error| Error::Query("create the demo's tables", error))
     }
 }
 
