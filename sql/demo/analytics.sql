@@ -18,7 +18,7 @@ SELECT bellwether.attach('public.metrics_snapshots', topic => 'metrics', event =
 -- holes and are given after commit, so no event is counted twice or not at all, and the cost
 -- is that of what is new, however long the table. No writer waits for a counter.
 CREATE OR REPLACE FUNCTION demo.take_snapshot() RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
 AS $$
     INSERT INTO public.metrics_snapshots (page_views, active_sessions, events_count, counted_to)
     SELECT before.page_views + new.page_views, active.sessions,
