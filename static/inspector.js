@@ -63,7 +63,7 @@ function show(event) {
   row.append(
     cell(time),
     cell(event.topic),
-    cell(event.name),
+    cell(event.isRetained ? `${event.name} (state)` : event.name),
     cell(code(event.id)),
     cell(details(text, event)),
   );

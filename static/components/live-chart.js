@@ -110,7 +110,7 @@ class LiveChart extends HTMLElement {
     };
     const options = {
       ...this.#size(),
-      padding: [8, 4, 0, 0],
+      padding: [8, width * 1.4, 0, 0],
       legend: { show: false },
       cursor: { show: false },
       scales: {
