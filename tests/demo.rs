@@ -2,13 +2,13 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use std::{path::Path, process::Stdio};
+use std::{collections::HashSet, path::Path, process::Stdio};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::{Child, ChildStdout, Command},
 };
 
-use crate::harness::{bellwether, eventually, within};
+use crate::harness::{Client, Hub, TestDatabase, bellwether, eventually, get, within};
 
 /// A demo that has said that it is ready, and the lines it printed before.
 struct Demo {
@@ -18,8 +18,13 @@ struct Demo {
 }
 
 fn command(folder: &Path) -> Command {
+    command_of(folder, &[])
+}
+
+fn command_of(folder: &Path, scene: &[&str]) -> Command {
     let mut command = bellwether();
-    command.arg("demo").arg("--data-dir").arg(folder);
+    command.arg("demo").args(scene);
+    command.arg("--data-dir").arg(folder);
     command.env("BELLWETHER_LISTEN", "127.0.0.1:0");
     if let Some(binaries) = std::env::var_os("BELLWETHER_TEST_PG_BIN") {
         command.arg("--pg-bin").arg(binaries);
@@ -29,7 +34,14 @@ fn command(folder: &Path) -> Command {
 
 impl Demo {
     async fn start(folder: &Path) -> Self {
-        let mut child = command(folder).stdout(Stdio::piped()).spawn().unwrap();
+        Self::start_of(folder, &[]).await
+    }
+
+    async fn start_of(folder: &Path, scene: &[&str]) -> Self {
+        let mut child = command_of(folder, scene)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut lines = Vec::new();
         loop {
@@ -133,8 +145,91 @@ async fn things_happen_in_it() {
         .unwrap()
         .parse()
         .unwrap();
-    let mut client = crate::harness::Client::connect(address, "topic=events", None).await;
+    let mut client = Client::connect(address, "topic=events", None).await;
     client.events(5).await;
+}
+
+/// Each on the same folder, one after the other: its page, its lines, and what happens in it.
+#[tokio::test]
+async fn things_happen_in_each_scene() {
+    let folder = tempfile::tempdir().unwrap();
+    for (scene, page, topics, names) in [
+        (
+            "analytics",
+            "/analytics",
+            "topic=events&topic=metrics",
+            &["page_view", "snapshot"][..],
+        ),
+        (
+            "shop",
+            "/shop",
+            "topic=shop.%3E",
+            &["placed", "changed", "counted", "inventory"],
+        ),
+        (
+            "uptime",
+            "/uptime?org=1",
+            "topic=org.1.%3E",
+            &["probe", "summary"],
+        ),
+    ] {
+        let demo = Demo::start_of(folder.path(), &[scene]).await;
+        let address = demo.lines[0].strip_prefix("http://").unwrap();
+        let address = address.strip_suffix(page).unwrap().parse().unwrap();
+        assert_eq!(get(address, page.split('?').next().unwrap()).await.0, 200);
+        let mut client = Client::connect(address, topics, None).await;
+        let mut missing: HashSet<&str> = names.iter().copied().collect();
+        while !missing.is_empty() {
+            missing.remove(&*client.events(1).await[0].name);
+        }
+        let psql = Command::new("sh").args(["-c", demo.line("psql ")]).output();
+        let psql = within("psql", psql).await.unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&psql.stdout),
+            "INSERT 0 1\n",
+            "{psql:?}"
+        );
+        demo.signal(Signal::SIGINT);
+        assert_eq!(demo.exit_code().await, Some(0), "{scene}");
+    }
+}
+
+/// What it reads is what is new, not what there is.
+#[tokio::test]
+async fn a_snapshot_costs_the_same_however_many_events_there_are() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    let psql = database.connect().await;
+    let script = include_str!("../sql/demo/analytics.sql");
+    psql.batch_execute(script).await.unwrap();
+    let mut read = Vec::new();
+    let mut events = 4000;
+    for more in [1000, 100_000, 10] {
+        // A day ago, but for ten.
+        let insert = "INSERT INTO events (name, properties, created_at)
+            SELECT 'page_view', '{\"session\": \"s\"}', now() - interval '1 day' * (n > 10)::int
+            FROM generate_series(1, $1::int) AS n";
+        psql.execute(insert, &[&more]).await.unwrap();
+        events += i64::from(more);
+        let published = async || hub.metric("bellwether_stream_head").await >= events as u64;
+        eventually("they are numbered", true, published).await;
+        let snapshot = "SELECT demo.take_snapshot()";
+        psql.batch_execute(snapshot).await.unwrap();
+        // On a session of its own, which has read nothing else.
+        let psql = database.connect().await;
+        psql.batch_execute("BEGIN; SELECT demo.take_snapshot()")
+            .await
+            .unwrap();
+        let cost = "SELECT sum(seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_xact_user_tables";
+        read.push(psql.query_one(cost, &[]).await.unwrap().get::<_, i64>(0));
+        psql.batch_execute("COMMIT").await.unwrap();
+        let newest = "SELECT events_count FROM metrics_snapshots ORDER BY id DESC LIMIT 1";
+        let counted: i64 = psql.query_one(newest, &[]).await.unwrap().get(0);
+        assert_eq!(counted, events);
+    }
+    eprintln!("rows read by a snapshot: {read:?}");
+    // The five minutes before hold ten more each time.
+    assert!(read[2] < read[0] + 100, "{read:?}");
 }
 
 #[tokio::test]

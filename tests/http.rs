@@ -158,6 +158,56 @@ async fn health_readiness_and_the_index() {
     assert_eq!(headers["cache-control"], "no-store");
 }
 
+#[tokio::test]
+async fn pages_are_served_and_kept() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    for (path, content_type) in [
+        ("/index", "text/html; charset=utf-8"),
+        ("/bellwether.js", "text/javascript; charset=utf-8"),
+        ("/vendor/uPlot.min.css", "text/css; charset=utf-8"),
+    ] {
+        let (status, headers, text) = request(&hub, Method::GET, path).await;
+        assert_eq!((status, text.is_empty()), (200, false), "{path}");
+        assert_eq!(headers["content-type"], content_type);
+        assert_eq!(headers["x-content-type-options"], "nosniff");
+        assert_eq!(headers["referrer-policy"], "no-referrer");
+        assert_eq!(headers["cache-control"], "no-cache");
+        let policy = headers["content-security-policy"].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none';"), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
+
+        let again = Request::get(path)
+            .header("Host", "test")
+            .header("If-None-Match", &headers["etag"])
+            .body(Empty::new())
+            .unwrap();
+        let (status, known, text) = request_whole(hub.address, again).await;
+        assert_eq!((status, text.as_str()), (304, ""), "{path}");
+        assert_eq!(known["etag"], headers["etag"]);
+
+        let (status, head, text) = request(&hub, Method::HEAD, path).await;
+        assert_eq!((status, text.as_str()), (200, ""), "{path}");
+        assert_eq!(head["content-length"], headers["content-length"]);
+    }
+    let (status, headers, _) = request(&hub, Method::POST, "/").await;
+    assert_eq!(
+        (status, headers["allow"].to_str().unwrap()),
+        (405, "GET, HEAD")
+    );
+    for path in [
+        "../Cargo.toml",
+        "/../Cargo.toml",
+        "//etc/passwd",
+        "/%2e%2e/x",
+    ] {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n");
+        let line = raw(&hub, head.as_bytes()).await;
+        let is_refused = line.contains(" 400 ") || line.contains(" 404 ");
+        assert!(is_refused, "{path}: {line}");
+    }
+}
+
 /// HTTP/2 by prior knowledge: many streams on one connection, each with its own filter.
 #[tokio::test]
 async fn many_streams_on_one_http2_connection() {

@@ -10,6 +10,8 @@ mod harness;
 
 /// Tables, and what is captured of them.
 mod attach;
+/// The browser client and the pages, in Chromium.
+mod browser;
 /// Others' clients.
 mod clients;
 /// The demo as a person runs it, and what holds its folder.

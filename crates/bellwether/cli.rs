@@ -89,10 +89,23 @@ pub(crate) struct ServeOptions {
 
 #[derive(Args, Debug)]
 pub(crate) struct DemoOptions {
+    /// What to show [default: visitors of a site, in the inspector]
+    #[arg(value_enum)]
+    pub(crate) scene: Option<Scene>,
     #[command(flatten)]
     pub(crate) private: PrivateOptions,
     #[command(flatten)]
     pub(crate) hub: HubOptions,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Scene {
+    /// Visitors of a site, with figures and a chart
+    Analytics,
+    /// Orders during a sale, with stock that falls and alerts raised by the database
+    Shop,
+    /// Monitors of several organisations, each of which sees its own
+    Uptime,
 }
 
 /// The private Postgres.

@@ -5,7 +5,7 @@ use embedded::Postgres;
 use hub::{Hub, Limits};
 use pg::{
     Backoff, Database, Doorbell, EventsTable, Feed, History, Link, Listener, Publisher,
-    PublisherTask, Retention,
+    PublisherTask, Retention, Scene,
 };
 use server::{App, Health, Metrics, Pages, Settings};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -28,6 +28,8 @@ pub(crate) struct Ground {
     database: Database,
     /// The server behind `database`, if it is the private one.
     private: Option<Postgres>,
+    /// What happens there, if it is a demo.
+    scene: Option<Scene>,
 }
 
 /// A hub that is about to be run.
@@ -71,6 +73,7 @@ impl Ground {
                 listener,
                 database,
                 private,
+                scene: None,
             }),
             (Err(error), None) => Err(error),
             (Err(error), Some(postgres)) => {
@@ -85,6 +88,12 @@ impl Ground {
         &self.database
     }
 
+    /// The same with the tables of a demo.
+    pub(crate) fn with(mut self, scene: Option<Scene>) -> Self {
+        self.scene = scene;
+        self
+    }
+
     /// Runs a hub until it is told to stop, beside something that a ready hub is for.
     pub(crate) async fn run(
         mut self,
@@ -95,12 +104,12 @@ impl Ground {
             .listener
             .local_addr()
             .context("cannot tell the address that was taken")?;
-        let greeting = greeting(address, self.private.as_ref());
+        let greeting = greeting(address, self.private.as_ref(), self.scene);
         let instance = Instance::new(self.database, options);
         let app = Arc::clone(&instance.app);
         let stop = CancellationToken::new();
 
-        let hub = instance.run(self.private.is_some(), stop.clone());
+        let hub = instance.run(self.private.is_some(), self.scene, stop.clone());
         let once_ready = async {
             app.health.ready().await;
             say(greeting).context("cannot write to standard output")?;
@@ -172,17 +181,35 @@ async fn forever() -> Result<()> {
 }
 
 /// Lines to paste, each on its own, and then one that says that they will work.
-fn greeting(address: SocketAddr, private: Option<&Postgres>) -> String {
-    let topic = if private.is_some() { "events" } else { ">" };
+fn greeting(address: SocketAddr, private: Option<&Postgres>, scene: Option<Scene>) -> String {
+    let (page, topic, insert) = match scene {
+        None => (
+            "",
+            if private.is_some() { "events" } else { ">" },
+            r#"INSERT INTO events (name, properties) VALUES ('signup', '{\"plan\": \"pro\"}')"#,
+        ),
+        Some(Scene::Analytics) => (
+            "/analytics",
+            "events",
+            r#"INSERT INTO events (name, properties) VALUES ('purchase', '{\"session\": \"me\"}')"#,
+        ),
+        Some(Scene::Shop) => (
+            "/shop",
+            "shop.>",
+            "INSERT INTO orders (product_id, quantity, customer) VALUES (1, 2, 'me')",
+        ),
+        Some(Scene::Uptime) => (
+            "/uptime?org=1",
+            "org.1.>",
+            "INSERT INTO probes (monitor_id, is_ok, latency_ms) VALUES (1, false, 9000)",
+        ),
+    };
     let mut lines = vec![
-        format!("http://{address}"),
+        format!("http://{address}{page}"),
         format!("curl -N 'http://{address}/v1/stream?topic={topic}'"),
     ];
     if let Some(postgres) = private {
-        let url = postgres.url();
-        let insert =
-            r#"INSERT INTO events (name, properties) VALUES ('signup', '{\"plan\": \"pro\"}')"#;
-        lines.push(format!("psql '{url}' -c \"{insert}\""));
+        lines.push(format!("psql '{}' -c \"{insert}\"", postgres.url()));
     }
     lines.push("ready: what is inserted appears wherever the second line runs".to_owned());
     lines.join("\n")
@@ -240,9 +267,14 @@ impl Instance {
     }
 
     /// Makes the schema what it must be, then follows the database.
-    async fn run(self, has_events_table: bool, stop: CancellationToken) -> Result<()> {
-        self.prepare_schema(has_events_table).await?;
-        let follow = server::ingest(self.feed, &self.app.hub);
+    async fn run(
+        self,
+        has_events_table: bool,
+        scene: Option<Scene>,
+        stop: CancellationToken,
+    ) -> Result<()> {
+        self.prepare_schema(has_events_table, scene).await?;
+        let follow = server::ingest(self.feed, &self.app);
         let retain = self
             .retention
             .run(self.database, self.metrics, stop.clone());
@@ -256,13 +288,16 @@ impl Instance {
     }
 
     /// Tries until it is done. Only what no waiting can mend is an error.
-    async fn prepare_schema(&self, has_events_table: bool) -> Result<()> {
+    async fn prepare_schema(&self, has_events_table: bool, scene: Option<Scene>) -> Result<()> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
             let prepared = async {
                 pg::migrate(&self.database).await?;
                 if has_events_table {
                     EventsTable::create(&self.database).await?;
+                }
+                if let Some(scene) = scene {
+                    scene.create(&self.database).await?;
                 }
                 Ok::<_, pg::Error>(())
             };

@@ -20,6 +20,7 @@
 mod attachments;
 mod backoff;
 mod database;
+mod demo;
 mod doctor;
 mod doorbell;
 mod error;
@@ -38,6 +39,7 @@ mod sequencer;
 pub use attachments::{Attached, Attachment, Attachments};
 pub use backoff::Backoff;
 pub use database::Database;
+pub use demo::{Scene, Tables};
 pub use doctor::{Finding, State, examine};
 pub use doorbell::Doorbell;
 pub use error::{Error, chain};

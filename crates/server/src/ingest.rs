@@ -1,12 +1,13 @@
 //! From the database to the hub.
 
-use hub::{Epoch, Event, Frame, Hub};
+use hub::{Epoch, Event, Frame};
 use pg::{Feed, Update};
 
-use crate::frame;
+use crate::{App, frame};
 
 /// Publishes what the feed brings, for ever. Each event is encoded here, once.
-pub async fn ingest(mut feed: Feed, hub: &Hub) {
+pub async fn ingest(mut feed: Feed, app: &App) {
+    let App { hub, metrics, .. } = app;
     loop {
         match feed.next().await {
             Update::Opened {
@@ -19,7 +20,13 @@ pub async fn ingest(mut feed: Feed, hub: &Hub) {
                 let (recent, states) = (frames(epoch, recent), frames(epoch, states));
                 hub.open(epoch, ancestors, head, recent, states);
             }
-            Update::Grown { epoch, events } => hub.publish(frames(epoch, events)),
+            Update::Grown { epoch, events } => {
+                let newest = events.last().map(|event| event.at);
+                hub.publish(frames(epoch, events));
+                if let Some(at) = newest {
+                    metrics.published(at);
+                }
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ mod accept;
 mod body;
 mod control;
 mod events;
+mod files;
 mod frame;
 mod health;
 mod ingest;

@@ -1,8 +1,11 @@
-//! What `/metrics` shows.
+//! What `/metrics` and `/v1/status` show.
 
 use hub::Hub;
-use prometheus_client::{encoding::text::encode, metrics::gauge::Gauge, registry::Registry};
-use std::{fmt, sync::atomic::AtomicU64};
+use prometheus_client::{
+    encoding::text::encode, metrics::gauge::Gauge, registry::Registry, registry::Unit,
+};
+use serde_json::{Value, json};
+use std::{fmt, sync::atomic::AtomicU64, time::SystemTime};
 
 use crate::Pages;
 
@@ -14,6 +17,8 @@ pub struct Metrics {
     lanes: Gauge,
     head: Gauge<u64, AtomicU64>,
     ring_floor: Gauge<u64, AtomicU64>,
+    lag: Gauge<f64, AtomicU64>,
+    pg: pg::Metrics,
 }
 
 impl Metrics {
@@ -36,13 +41,44 @@ impl Metrics {
             "Number of the event before the ring's oldest",
             ring_floor.clone(),
         );
+        let lag = Gauge::default();
+        registry.register_with_unit(
+            "lag",
+            "Age of the newest event when it was published, by the two clocks",
+            Unit::Seconds,
+            lag.clone(),
+        );
         Self {
             registry,
             clients,
             lanes,
             head,
             ring_floor,
+            lag,
+            pg: pg.clone(),
         }
+    }
+
+    /// Events were published, the newest of which was inserted at this time.
+    pub(crate) fn published(&self, inserted: SystemTime) {
+        // A clock behind the database's makes it nothing.
+        let lag = inserted.elapsed().unwrap_or_default();
+        self.lag.set(lag.as_secs_f64());
+    }
+
+    /// The state of this moment, for the inspector.
+    pub(crate) fn status(&self, hub: &Hub) -> Value {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "head": hub.head().map(|head| head.to_string()),
+            "ring_floor": hub.floor(),
+            "clients": hub.subscriptions(),
+            "lanes": hub.lanes(),
+            "lag_ms": self.lag.get() * 1000.0,
+            "read": self.pg.read.get(),
+            "numbered": self.pg.numbered.get(),
+            "rings": self.pg.rings.get(),
+        })
     }
 
     /// The state of this moment.

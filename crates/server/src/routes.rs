@@ -1,12 +1,12 @@
 //! Method and path, and what answers.
 
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
 use std::sync::Arc;
 
 use crate::{
-    App, events, publish,
+    App, events, files, publish,
     query::{EventsQuery, StreamQuery},
     response::{self, Body, Refusal},
     stream,
@@ -25,6 +25,7 @@ GET /v1/stream?topic=PATTERN   events as they happen (text/event-stream)
 GET /v1/events?topic=PATTERN   a page of them as JSON
     topic=, event=, last=, after=, limit=
 POST /v1/events                publish {\"topic\", \"event\", \"data\"}, or an array of such
+GET /v1/status the hub's own figures, as JSON
 GET /healthz   alive
 GET /readyz    whether it hears the database, or why not
 GET /metrics   Prometheus metrics
@@ -33,20 +34,28 @@ GET /metrics   Prometheus metrics
 /// Answers one request.
 pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path();
-    let allowed = match path {
-        "/v1/stream" => "GET",
-        "/v1/events" => "GET, POST",
-        "/" | "/healthz" | "/readyz" | "/metrics" => "GET, HEAD",
-        _ => {
-            return Refusal::NotFound {
-                path: path.to_owned(),
+    let (allowed, file) = match path {
+        "/v1/stream" => ("GET", None),
+        "/v1/events" => ("GET, POST", None),
+        "/v1/status" | "/healthz" | "/readyz" | "/metrics" => ("GET, HEAD", None),
+        // Whoever asks with curl is told in words.
+        "/" if !wants_html(request.headers()) => ("GET, HEAD", None),
+        _ => match files::find(path) {
+            Some(file) => ("GET, HEAD", Some(file)),
+            None => {
+                return Refusal::NotFound {
+                    path: path.to_owned(),
+                }
+                .into();
             }
-            .into();
-        }
+        },
     };
     let method = request.method();
     if !allowed.split(", ").any(|name| method == name) {
         return Refusal::MethodNotAllowed { allowed }.into();
+    }
+    if let Some(file) = file {
+        return file.answer(request.headers());
     }
     match path {
         "/v1/stream" => {
@@ -64,6 +73,7 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
             Ok(query) => events::page(&app, query).await,
             Err(why) => Refusal::BadQuery(why).into(),
         },
+        "/v1/status" => status(&app),
         "/healthz" => response::json(StatusCode::OK, &json!({"alive": true})),
         "/readyz" => ready(&app),
         "/metrics" => metrics(&app),
@@ -73,6 +83,19 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
             INDEX.to_owned(),
         ),
     }
+}
+
+fn wants_html(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(header::ACCEPT).iter();
+    accepted.any(|accepted| accepted.to_str().is_ok_and(|it| it.contains("text/html")))
+}
+
+fn status(app: &App) -> Response<Body> {
+    let reasons = app.health.reasons();
+    let mut status = app.metrics.status(&app.hub);
+    status["ready"] = reasons.is_empty().into();
+    status["reasons"] = reasons.into();
+    response::json(StatusCode::OK, &status)
 }
 
 fn ready(app: &App) -> Response<Body> {

@@ -1,12 +1,10 @@
-//! `bellwether demo`: a private database in which something happens all the time.
+//! Visitors of a site.
 
-use anyhow::Result;
-use pg::{Database, EventsTable};
+use pg::Database;
 use serde_json::{Value, json};
 use std::time::Duration;
-use tokio::time;
 
-use crate::{cli::DemoOptions, instance::Ground};
+use super::{again, at_random, choose};
 
 /// What a visitor can do, and how often it is done among a hundred things.
 const ACTIONS: [(&str, u32); 8] = [
@@ -37,42 +35,42 @@ const REFERRERS: [&str; 5] = [
 ];
 const PLANS: [&str; 3] = ["free", "pro", "team"];
 
-/// Mean time between two events.
+/// Mean time between two doings.
 const MEAN_PAUSE: Duration = Duration::from_millis(700);
-const MAX_TIMES: f64 = 6.0;
+/// Between two counts.
+const COUNTS: Duration = Duration::from_secs(2);
 
-/// Never on a database of the user's own, not even if the environment names one.
-pub(crate) async fn run(options: DemoOptions) -> Result<()> {
-    let ground = Ground::prepare(None, options.private, &options.hub, "bellwether demo").await?;
-    let trickle = trickle(ground.database().clone());
-    Box::pin(ground.run(&options.hub, trickle)).await
+/// How many there are at a time. Now and then one leaves and another comes.
+const VISITORS: usize = 25;
+const STAYS: u32 = 12;
+
+/// Inserts visitors' doings, at random times as visitors do.
+pub(super) async fn come(database: &Database) {
+    let mut sessions: Vec<u32> = (0..VISITORS).map(|_| fastrand::u32(..)).collect();
+    again(
+        database,
+        || at_random(MEAN_PAUSE, fastrand::f64()),
+        async |tables| {
+            let session = fastrand::choice(&mut sessions).expect("there are some");
+            if fastrand::u32(..STAYS) == 0 {
+                *session = fastrand::u32(..);
+            }
+            let (name, mut properties) = action();
+            properties["session"] = format!("{session:08x}").into();
+            tables.visit(name, &properties.to_string()).await
+        },
+    )
+    .await;
 }
 
-/// Inserts visitors' doings, at random times as visitors do, for as long as the demo runs.
-async fn trickle(database: Database) -> Result<()> {
-    let mut events: Option<EventsTable> = None;
-    loop {
-        time::sleep(pause(fastrand::f64())).await;
-        let (name, properties) = action();
-        let inserted = async {
-            let table = match events.take() {
-                Some(table) => table,
-                None => EventsTable::connect(&database).await?,
-            };
-            table.insert(name, &properties.to_string()).await?;
-            Ok::<_, pg::Error>(table)
-        };
-        match inserted.await {
-            Ok(table) => events = Some(table),
-            Err(error) => tracing::warn!(error = %pg::chain(&error), "a visitor was missed"),
-        }
-    }
-}
-
-/// Exponential, as between independent visitors, but never very long.
-fn pause(random: f64) -> Duration {
-    let times_the_mean = -(1.0 - random).ln();
-    MEAN_PAUSE.mul_f64(times_the_mean.min(MAX_TIMES))
+/// Records figures of what they do.
+pub(super) async fn are_counted(database: &Database) {
+    again(
+        database,
+        || COUNTS,
+        async |tables| tables.take_snapshot().await,
+    )
+    .await;
 }
 
 fn action() -> (&'static str, Value) {
@@ -103,10 +101,6 @@ fn weighted(mut at: u32) -> &'static str {
     ACTIONS[0].0
 }
 
-fn choose(from: &[&'static str]) -> &'static str {
-    from[fastrand::usize(..from.len())]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,11 +110,5 @@ mod tests {
         assert_eq!(ACTIONS.iter().map(|(_, weight)| weight).sum::<u32>(), 100);
         assert_eq!(weighted(0), "page_view");
         assert_eq!(weighted(99), "purchase");
-    }
-
-    #[test]
-    fn pauses_are_bounded() {
-        assert_eq!(pause(0.0), Duration::ZERO);
-        assert_eq!(pause(1.0), MEAN_PAUSE * 6);
     }
 }

@@ -1,0 +1,69 @@
+-- Figures of a site, from the table `events` (sql/events.sql).
+CREATE SCHEMA IF NOT EXISTS demo;
+CREATE INDEX IF NOT EXISTS events_created_at ON public.events (created_at);
+
+CREATE TABLE IF NOT EXISTS public.metrics_snapshots (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    page_views      bigint NOT NULL,  -- since the beginning
+    active_sessions bigint NOT NULL,  -- in the five minutes before
+    events_count    bigint NOT NULL,  -- since the beginning
+    recorded_at     timestamptz NOT NULL DEFAULT now(),
+    -- The place in the stream up to which these figures count; 0 for the made-up past.
+    counted_to      bigint NOT NULL DEFAULT 0
+);
+
+SELECT bellwether.attach('public.metrics_snapshots', topic => 'metrics', event => 'snapshot', ops => '{insert}');
+
+-- The next figures: those before, and what the stream has brought since. Its numbers have no
+-- holes and are given after commit, so no event is counted twice or not at all, and the cost
+-- is that of what is new, however long the table. No writer waits for a counter.
+CREATE OR REPLACE FUNCTION demo.take_snapshot() RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+AS $$
+    INSERT INTO public.metrics_snapshots (page_views, active_sessions, events_count, counted_to)
+    SELECT before.page_views + new.page_views, active.sessions,
+        before.events_count + new.events_count, head.seq
+    FROM (
+        SELECT page_views * sign(counted_to)::bigint AS page_views,
+            events_count * sign(counted_to)::bigint AS events_count, counted_to
+        FROM public.metrics_snapshots ORDER BY id DESC LIMIT 1
+    ) AS before,
+    (SELECT last_seq AS seq FROM bellwether.batch ORDER BY last_seq DESC LIMIT 1) AS head,
+    LATERAL (
+        SELECT count(*) AS events_count, count(*) FILTER (WHERE event.name = 'page_view') AS page_views
+        FROM bellwether.stream JOIN bellwether.event ON event.id = stream.event_id
+        WHERE stream.seq > before.counted_to AND stream.seq <= head.seq AND event.topic = 'events'
+    ) AS new,
+    (
+        SELECT count(DISTINCT properties ->> 'session') AS sessions FROM public.events
+        WHERE created_at > now() - interval '5 minutes'
+    ) AS active;
+$$;
+
+-- An hour as it might have been, once: sessions of a minute or two, in waves.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM public.metrics_snapshots) THEN
+        RETURN;
+    END IF;
+    INSERT INTO public.events (name, properties, created_at)
+    SELECT coalesce((ARRAY['button_click', 'button_click', 'button_click', 'button_click', 'search', 'search',
+            'form_submit', 'share', 'signup', 'purchase'])[1 + n * 7 % 20], 'page_view'),
+        json_build_object('page', (ARRAY['/', '/pricing', '/docs', '/blog', '/signup'])[1 + n * 3 % 5],
+            'session', 'past-' || n / 100 * 12 + n % 12),
+        now() - interval '1 hour' * (1 - part - sin(12 * pi() * part) / 80)
+    FROM generate_series(0, 3999) AS n, LATERAL (SELECT power(n / 4000.0, 0.8)::float AS part) AS drawn;
+
+    INSERT INTO public.metrics_snapshots (page_views, active_sessions, events_count, recorded_at, counted_to)
+    SELECT figures.page_views, active.sessions, figures.events_count, at, 0
+    FROM generate_series(now() - interval '1 hour', now(), '10 seconds') AS at,
+    LATERAL (
+        SELECT count(*) AS events_count, count(*) FILTER (WHERE name = 'page_view') AS page_views
+        FROM public.events WHERE created_at <= at
+    ) AS figures,
+    LATERAL (
+        SELECT count(DISTINCT properties ->> 'session') AS sessions FROM public.events
+        WHERE created_at > at - interval '5 minutes' AND created_at <= at
+    ) AS active
+    ORDER BY at;
+END $$;

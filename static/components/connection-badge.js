@@ -1,0 +1,64 @@
+// <connection-badge>: whether what the page shows is of now, and if not, why.
+
+import { age } from "./activity-feed.js";
+
+const TONES = {
+  live: "good",
+  connecting: "warn",
+  stale: "warn",
+  reconnecting: "bad",
+  closed: "bad",
+};
+
+class ConnectionBadge extends HTMLElement {
+  #state = part("state");
+  #rest = part("rest");
+  #connection;
+  #last;
+  #clock;
+
+  connectedCallback() {
+    // Only the state is read out, and not each second the age.
+    this.#state.setAttribute("role", "status");
+    this.append(part("lamp"), this.#state, this.#rest);
+    this.#clock = setInterval(() => this.#show(), 1000);
+    this.#show();
+  }
+
+  disconnectedCallback() {
+    clearInterval(this.#clock);
+  }
+
+  set connection(connection) {
+    this.#connection = connection;
+    connection.addEventListener("status", () => this.#show());
+    connection.on("*", ({ at }) => {
+      this.#last = at ?? new Date();
+    });
+    this.#show();
+  }
+
+  #show() {
+    const { state, reason } = this.#connection?.status ?? { state: "connecting", reason: "" };
+    this.dataset.state = state;
+    this.dataset.tone = TONES[state];
+    set(this.#state, state);
+    const last = this.#last ? `last event ${ago(this.#last)}` : "no event yet";
+    set(this.#rest, reason || last);
+  }
+}
+
+function part(className) {
+  return Object.assign(document.createElement("span"), { className });
+}
+
+function set(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function ago(at) {
+  const text = age(at);
+  return text === "now" ? "just now" : `${text} ago`;
+}
+
+customElements.define("connection-badge", ConnectionBadge);

@@ -1,0 +1,133 @@
+// A sale: orders as they are placed, stock as it falls, alerts as the database raises them.
+
+import { live } from "/page.js";
+import "/components/activity-feed.js";
+import "/components/live-chart.js";
+import "/components/metric-card.js";
+
+const LOW = 10; // as in the database, which raises the alert
+const MINUTE = 60_000; // ms
+const POINT = 2_000; // ms between two points of the chart
+const ALERT = 12_000; // ms that an alert stays
+
+const by = (id) => document.getElementById(id);
+const chart = document.querySelector("live-chart");
+const feed = document.querySelector("activity-feed");
+// Alerts are for those who look elsewhere, so this page keeps its stream while it is hidden.
+const hub = live("shop.>", 900, { pause: false });
+
+// --- figures ---
+
+hub.on("counted", ({ data }) => count(data));
+
+function count({ orders, revenue }) {
+  by("orders").value = orders;
+  by("revenue").value = revenue;
+  by("average").value = revenue / orders;
+}
+
+// --- orders ---
+
+const placed = []; // those of the last minute: [ms, total]
+let sum = 0;
+let drawn = 0;
+
+hub.on("placed", ({ id, data: { product, quantity, total, customer, created_at } }) => {
+  const at = new Date(created_at);
+  feed.add({
+    id,
+    what: `${quantity} × ${product}`,
+    detail: `${customer} · ${total.toFixed(2)} €`,
+    tone: "accent",
+    at,
+  });
+  draw(at.getTime());
+  placed.push([at.getTime(), total]);
+  sum += total;
+});
+
+setInterval(() => draw(Date.now()), POINT);
+
+/** Points up to a time, each with what was taken in the minute before it. */
+function draw(until) {
+  if (!placed.length) return;
+  if (until - drawn > MINUTE) drawn = Math.max(drawn, until - 10 * POINT);
+  for (; drawn + POINT <= until;) {
+    drawn += POINT;
+    while (placed.length && placed[0][0] <= drawn - MINUTE) sum -= placed.shift()[1];
+    chart.add(new Date(drawn), sum);
+  }
+  by("orders").note = `${placed.length} in the last minute`;
+}
+
+// --- stock ---
+
+const shelf = new Map(); // product id → its row
+
+hub.on("inventory", ({ data: { products, sales } }) => {
+  products.forEach(stock);
+  count(sales);
+});
+
+hub.on("changed", ({ data }) => stock(data));
+
+function stock({ id, name, stock, capacity }) {
+  let row = shelf.get(id);
+  if (!row) {
+    row = document.createElement("li");
+    row.append(
+      document.createElement("span"),
+      document.createElement("span"),
+      document.createElement("meter"),
+    );
+    row.children[1].className = "number";
+    row.dataset.product = id;
+    shelf.set(id, row);
+    // In the order of their numbers, whichever changes first.
+    const after = [...by("shelf").children].find((other) => Number(other.dataset.product) > id);
+    by("shelf").insertBefore(row, after ?? null);
+  }
+  const [label, number, meter] = row.children;
+  label.textContent = name;
+  number.textContent = `${stock} of ${capacity}`;
+  Object.assign(meter, { max: capacity, low: LOW, optimum: capacity, value: stock });
+  meter.setAttribute("aria-label", `${name}: ${stock} in stock`);
+  row.dataset.tone = stock < LOW ? "bad" : "";
+  const low = [...shelf.values()].filter((row) => row.dataset.tone === "bad").length;
+  by("low").value = low;
+  by("low").tone = low > 0 ? "bad" : "good";
+  by("low").note = low > 0 ? "fewer than 10 left" : "all shelves are full enough";
+}
+
+// --- alerts ---
+
+let hiding;
+
+hub.on("raised", ({ data: { kind, message, created_at } }) => {
+  // Old ones are read in with everything else.
+  if (Date.now() - new Date(created_at) > ALERT) return;
+  const alert = by("alert");
+  alert.textContent = message;
+  alert.dataset.tone = kind === "low_stock" ? "bad" : "good";
+  alert.hidden = false;
+  clearTimeout(hiding);
+  hiding = setTimeout(() => (alert.hidden = true), ALERT);
+  if (kind === "low_stock" && window.Notification?.permission === "granted" && document.hidden) {
+    new Notification("Low in stock", { body: message, tag: "low_stock" });
+  }
+});
+
+const notify = by("notify");
+notify.addEventListener("click", async () => {
+  await Notification.requestPermission();
+  offer();
+});
+
+function offer() {
+  const permission = window.Notification?.permission;
+  notify.hidden = permission === undefined;
+  notify.disabled = permission !== "default";
+  if (permission === "granted") notify.textContent = "You are notified of alerts";
+  if (permission === "denied") notify.textContent = "Notifications are blocked";
+}
+offer();

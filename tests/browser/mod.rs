@@ -1,0 +1,129 @@
+//! The client library and the pages, in a real Chromium.
+//!
+//! `driver.mjs` drives it; `cargo xtask clients` installs what that needs.
+
+use serde_json::{Value, json};
+use std::{
+    path::Path,
+    process::Stdio,
+    sync::{Arc, LazyLock},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore},
+};
+
+use crate::harness::{eventually, within};
+
+/// `static/bellwether.js`.
+mod client;
+/// The pages.
+mod pages;
+
+/// Browsers at the same time. Each is several processes.
+static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(2)));
+
+/// A Chromium with a profile of its own. Ends when dropped.
+struct Browser {
+    wire: Mutex<Wire>,
+    /// Its end of input ends the driver, and that the browser.
+    _driver: Child,
+    _place: OwnedSemaphorePermit,
+}
+
+struct Wire {
+    commands: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+/// A tab of it.
+struct Tab<'a> {
+    browser: &'a Browser,
+    number: u64,
+}
+
+impl Browser {
+    async fn start() -> Self {
+        let place = Arc::clone(&PLACES).acquire_owned().await.unwrap();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+        let needs = folder.join("clients/node_modules");
+        assert!(
+            needs.exists(),
+            "{} is missing: cargo xtask clients",
+            needs.display()
+        );
+        let mut driver = Command::new("node")
+            .arg(folder.join("browser/driver.mjs"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut answers = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let ready = within("the browser", answers.next_line()).await.unwrap();
+        assert_eq!(ready.as_deref(), Some(r#"{"is":"ready"}"#));
+        let commands = driver.stdin.take().unwrap();
+        Self {
+            wire: Mutex::new(Wire { commands, answers }),
+            _driver: driver,
+            _place: place,
+        }
+    }
+
+    async fn open(&self, url: &str) -> Tab<'_> {
+        let number = self.ask(json!({"do": "open", "url": url})).await;
+        Tab {
+            browser: self,
+            number: number.as_u64().unwrap(),
+        }
+    }
+
+    async fn ask(&self, command: Value) -> Value {
+        let mut wire = self.wire.lock().await;
+        let line = format!("{command}\n");
+        wire.commands.write_all(line.as_bytes()).await.unwrap();
+        let answer = within(&line, wire.answers.next_line()).await.unwrap();
+        let mut answer: Value = serde_json::from_str(&answer.expect("it goes on")).unwrap();
+        assert!(
+            answer.get("error").is_none(),
+            "{command}: {}",
+            answer["error"]
+        );
+        answer["is"].take()
+    }
+}
+
+impl Tab<'_> {
+    async fn ask(&self, verb: &str, mut with: Value) -> Value {
+        with["do"] = verb.into();
+        with["tab"] = self.number.into();
+        self.browser.ask(with).await
+    }
+
+    /// The value of an expression; of a promise, what it comes to.
+    async fn eval(&self, code: &str) -> Value {
+        self.ask("eval", json!({"code": code})).await
+    }
+
+    /// Waits until an expression has a value.
+    async fn eventually(&self, code: &str, expected: impl Into<Value>) {
+        eventually(code, expected.into(), async || self.eval(code).await).await;
+    }
+
+    async fn press(&self, key: &str) {
+        self.ask("press", json!({"key": key})).await;
+    }
+
+    async fn front(&self) {
+        self.ask("front", json!({})).await;
+    }
+
+    /// What went wrong in it, and was not expected to.
+    async fn troubles(&self) -> Vec<String> {
+        let troubles = self.ask("troubles", json!({})).await;
+        let troubles: Vec<String> = serde_json::from_value(troubles).unwrap();
+        // What the browser itself says of a hub that is away.
+        let is_away = |trouble: &String| trouble.contains("net::ERR_");
+        troubles.into_iter().filter(|it| !is_away(it)).collect()
+    }
+}
