@@ -180,7 +180,7 @@ async fn pages_are_served_and_kept() {
         let again = Request::get(path)
             .header("Host", "test")
             .header("If-None-Match", &headers["etag"])
-            .body(Empty::new())
+            .body(Default::default())
             .unwrap();
         let (status, known, text) = request_whole(hub.address, again).await;
         assert_eq!((status, text.as_str()), (304, ""), "{path}");
