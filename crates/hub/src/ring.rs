@@ -102,11 +102,9 @@ impl Ring {
         let after = self.after(from)?;
         let (frames, end) = match self.numbers_after(filter, from) {
             Some(lists) => {
-                let frame = |&seq: &u64| {
-                    let nth = usize::try_from(seq - self.floor - 1).ok()?;
-                    self.frames.get(nth)
-                };
-                (Either::Left(kmerge(lists).filter_map(frame)), self.head())
+                let frame = |&seq: &u64| self.after(seq - 1)?.next();
+                let frame = move |seq| frame(seq).expect("what is listed is here");
+                (Either::Left(kmerge(lists).map(frame)), self.head())
             }
             None => {
                 let end = self.head().min(from + SCAN);
