@@ -94,3 +94,42 @@ async fn large_events_are_shared_too() {
     let pages = hub.metric("bellwether_history_pages_read_total").await;
     assert!((9..=40).contains(&pages), "{pages} pages read");
 }
+
+/// Whoever asked first may leave: the others still get what it had read for all of them.
+#[tokio::test]
+async fn a_read_that_others_wait_for_outlives_who_asked_first() {
+    let database = TestDatabase::create().await;
+    let insert = "INSERT INTO bellwether.event (topic, name, data)
+        SELECT 'often', 'n', '{}' FROM generate_series(1, 500)";
+    let (hub, epoch) = hub_after(&database, insert, 500).await;
+    let come_back = async || {
+        let mut client = hub.resume("topic=often", &format!("{epoch}-5")).await;
+        client.opened().await;
+        client
+    };
+    // Within a transaction, a session is always shown the same activity.
+    let (psql, other) = (database.connect().await, database.connect().await);
+    psql.batch_execute("BEGIN; LOCK TABLE bellwether.stream")
+        .await
+        .unwrap();
+    let reads = async || -> i64 {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+            WHERE wait_event_type = 'Lock' AND query LIKE '%bytes_before%'";
+        other.query_one(waiting, &[]).await.unwrap().get(0)
+    };
+    let first = come_back().await;
+    eventually("the first one's page is being read", 1, reads).await;
+    let mut others = Vec::new();
+    for _ in 0..5 {
+        others.push(come_back().await);
+    }
+    drop(first);
+    let clients = async || hub.metric("bellwether_clients").await;
+    eventually("it is gone", 5, clients).await;
+    psql.batch_execute("COMMIT").await.unwrap();
+    for client in others {
+        read(client, 6..=500, 1).await;
+    }
+    let pages = hub.metric("bellwether_history_pages_read_total").await;
+    assert_eq!(pages, 1, "it is read once for all who stayed");
+}

@@ -102,11 +102,9 @@ impl Ring {
         let after = self.after(from)?;
         let (frames, end) = match self.numbers_after(filter, from) {
             Some(lists) => {
-                let frame = |&seq: &u64| {
-                    let nth = usize::try_from(seq - self.floor - 1).ok()?;
-                    self.frames.get(nth)
-                };
-                let frames = kmerge(lists).filter_map(frame);
+                let frame = |&seq: &u64| self.after(seq - 1)?.next();
+                let frame = move |seq| frame(seq).expect("what is listed is here");
+                let frames = kmerge(lists).map(frame);
                 let frames = frames.filter(|frame| filter.has_name(&frame.name));
                 (Either::Left(frames), self.head())
             }
