@@ -494,15 +494,15 @@ class Stream {
         const query = new URLSearchParams(this.#query);
         query.set("limit", PAGE);
         if (this.#cursor) query.set("after", this.#cursor);
-        else if (last) query.set("last", last);
+        else query.set("last", last);
         const limit = AbortSignal.any([signal, attempt.signal, AbortSignal.timeout(times.blocked)]);
         const response = await this.#request("/v1/events", query, "application/json", limit);
-        const { events, next, gap } = await response.json();
+        const { events, next, more, gap } = await response.json();
         if (gap) this.#emit({ kind: "gap", gap });
         for (const { event: name, ...event } of events) {
           this.#event({ ...event, name, isRetained: false });
         }
-        isMore = events.length > 0 && next !== this.#cursor;
+        isMore = more;
         this.#cursor = next;
         this.#emit({ kind: "cursor", cursor: next });
       }

@@ -318,6 +318,33 @@ async fn a_silent_connection_is_given_up() {
     tab.eventually("names", names(1, 6)).await;
 }
 
+/// As behind a proxy that holds back what does not end: plain requests are answered.
+#[tokio::test]
+async fn where_streams_are_blocked_it_asks_now_and_then() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    insert(&database, 1, 1000).await;
+    let browser = Browser::start().await;
+    let tab = blank(&browser, &hub).await;
+    tab.ask("block", json!({"path": "/v1/stream"})).await;
+    follow(&tab, "blocked: 300, poll: 600", "last: 5").await;
+    tab.eventually("names", names(996, 1000)).await;
+    let reason = "streams are blocked on the way; asking every 1 s";
+    tab.eventually("hub.status.reason", reason).await;
+    assert_eq!(tab.eval("hub.status.state").await, "stale");
+    // More than one page.
+    insert(&database, 1001, 2300).await;
+    tab.eventually("names", names(996, 2300)).await;
+    assert_eq!(hub.metric("bellwether_clients").await, 0);
+
+    // Somebody has mended it.
+    tab.ask("allow", json!({})).await;
+    is_live(&tab).await;
+    insert(&database, 2301, 2310).await;
+    tab.eventually("names", names(996, 2310)).await;
+    clients(&hub, 1).await;
+}
+
 #[tokio::test]
 async fn a_new_token_keeps_the_place() {
     let database = TestDatabase::create().await;
