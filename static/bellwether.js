@@ -55,7 +55,7 @@ class Connection extends EventTarget {
   #cursor;
   #recent = []; // the newest events, for tabs that join
   #floor; // the cursor from which on they are complete
-  #retained = new Map(); // the last event of each topic that has a state
+  #states = new Map(); // by topic
   #hiding;
   #page = new AbortController(); // ends what listens to the page
 
@@ -149,7 +149,7 @@ class Connection extends EventTarget {
     const now = { kind: "welcome", cursor: this.#cursor, status: this.#status };
     if (!cursor) {
       const last = this.#recent.slice(-this.#options.last || Infinity);
-      return { ...now, events: [...this.#retained.values(), ...last] };
+      return { ...now, events: [...this.#states.values(), ...last] };
     }
     if (!this.#cursor) return undefined; // it asks again
     const isKept = !isBeyond(this.#floor, cursor);
@@ -176,8 +176,10 @@ class Connection extends EventTarget {
       if (!this.#advance(event.id)) return;
       this.#keep(event);
     }
-    if (event.isRetained || this.#retained.has(event.topic)) {
-      this.#retained.set(event.topic, { ...event, isRetained: true });
+    // An event does not say that it is a state. What is named like the one there was, is.
+    if (event.isRetained || this.#states.get(event.topic)?.name === event.name) {
+      this.#states.set(event.topic, { ...event, isRetained: true });
+      if (event.data === null) this.#states.delete(event.topic);
     }
     for (const name of [event.name, "*"]) {
       for (const handler of this.#handlers.get(name) ?? []) {
