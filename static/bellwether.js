@@ -55,7 +55,7 @@ class Connection extends EventTarget {
   #cursor;
   #recent = []; // the newest events, for tabs that join
   #floor; // the cursor from which on they are complete
-  #retained = new Map(); // the last event of each topic that has a state
+  #states = new Map(); // by topic
   #hiding;
   #page = new AbortController(); // ends what listens to the page
 
@@ -149,7 +149,7 @@ class Connection extends EventTarget {
     const now = { kind: "welcome", cursor: this.#cursor, status: this.#status };
     if (!cursor) {
       const last = this.#recent.slice(-this.#options.last || Infinity);
-      return { ...now, events: [...this.#retained.values(), ...last] };
+      return { ...now, events: [...this.#states.values(), ...last] };
     }
     if (!this.#cursor) return undefined; // it asks again
     const isKept = !isBeyond(this.#floor, cursor);
@@ -176,8 +176,10 @@ class Connection extends EventTarget {
       if (!this.#advance(event.id)) return;
       this.#keep(event);
     }
-    if (event.isRetained || this.#retained.has(event.topic)) {
-      this.#retained.set(event.topic, { ...event, isRetained: true });
+    // An event does not say that it is a state. What is named like the one there was, is.
+    if (event.isRetained || this.#states.get(event.topic)?.name === event.name) {
+      this.#states.set(event.topic, { ...event, isRetained: true });
+      if (event.data === null) this.#states.delete(event.topic);
     }
     for (const name of [event.name, "*"]) {
       for (const handler of this.#handlers.get(name) ?? []) {
@@ -494,15 +496,15 @@ class Stream {
         const query = new URLSearchParams(this.#query);
         query.set("limit", PAGE);
         if (this.#cursor) query.set("after", this.#cursor);
-        else if (last) query.set("last", last);
+        else query.set("last", last);
         const limit = AbortSignal.any([signal, attempt.signal, AbortSignal.timeout(times.blocked)]);
         const response = await this.#request("/v1/events", query, "application/json", limit);
-        const { events, next, gap } = await response.json();
+        const { events, next, more, gap } = await response.json();
         if (gap) this.#emit({ kind: "gap", gap });
         for (const { event: name, ...event } of events) {
           this.#event({ ...event, name, isRetained: false });
         }
-        isMore = events.length > 0 && next !== this.#cursor;
+        isMore = more;
         this.#cursor = next;
         this.#emit({ kind: "cursor", cursor: next });
       }

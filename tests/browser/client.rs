@@ -15,7 +15,10 @@ async fn follow(tab: &Tab<'_>, times: &str, options: &str) {
         r#"import("/bellwether.js").then(({{ connect }}) => {{
             Object.assign(window, {{ ids: [], names: [], states: [], gaps: [] }});
             window.hub = connect("events", {{ times: {{ {TIMES}, {times} }}, {options} }});
-            hub.on("*", ({{ id, name }}) => {{ ids.push(id); names.push(name); }});
+            hub.on("*", ({{ id, name, data }}) => {{
+                ids.push(id);
+                names.push(name === "state" ? data : name);
+            }});
             hub.addEventListener("status", ({{ detail }}) => states.at(-1) === detail.state || states.push(detail.state));
             hub.addEventListener("gap", ({{ detail }}) => gaps.push(detail));
         }})"#
@@ -316,6 +319,70 @@ async fn a_silent_connection_is_given_up() {
     insert(&database, 4, 6).await;
     kill(hub.pid(), Signal::SIGCONT).unwrap();
     tab.eventually("names", names(1, 6)).await;
+}
+
+/// The state of a topic is given to every tab first, also by the tab that holds the stream.
+#[tokio::test]
+async fn states_come_first() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    let psql = database.connect().await;
+    let publish = async |state: &str| {
+        let publish =
+            "SELECT bellwether.publish('events', 'state', to_json($1::text), retain => true)";
+        psql.execute(publish, &[&state]).await.unwrap();
+    };
+    publish("old").await;
+    insert(&database, 1, 3).await;
+    eventually("they are published", 4, async || {
+        hub.metric("bellwether_stream_head").await
+    })
+    .await;
+    let browser = Browser::start().await;
+    let first = blank(&browser, &hub).await;
+    follow(&first, "", "").await;
+    first.eventually("states.join()", "live").await;
+    first.eventually("names", json!(["old"])).await;
+    insert(&database, 4, 4).await;
+    first.eventually("names", json!(["old", "4"])).await;
+    let second = blank(&browser, &hub).await;
+    follow(&second, "", "").await;
+    second.eventually("names", json!(["old"])).await;
+    publish("new").await;
+    for tab in [&first, &second] {
+        tab.eventually("names.at(-1)", "new").await;
+    }
+    let third = blank(&browser, &hub).await;
+    follow(&third, "", "").await;
+    third.eventually("names", json!(["new"])).await;
+    clients(&hub, 1).await;
+}
+
+/// As behind a proxy that holds back what does not end: plain requests are answered.
+#[tokio::test]
+async fn where_streams_are_blocked_it_asks_now_and_then() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    insert(&database, 1, 1000).await;
+    let browser = Browser::start().await;
+    let tab = blank(&browser, &hub).await;
+    tab.ask("block", json!({"path": "/v1/stream"})).await;
+    follow(&tab, "blocked: 300, poll: 600", "last: 5").await;
+    tab.eventually("names", names(996, 1000)).await;
+    let reason = "streams are blocked on the way; asking every 1 s";
+    tab.eventually("hub.status.reason", reason).await;
+    assert_eq!(tab.eval("hub.status.state").await, "stale");
+    // More than one page.
+    insert(&database, 1001, 2300).await;
+    tab.eventually("names", names(996, 2300)).await;
+    assert_eq!(hub.metric("bellwether_clients").await, 0);
+
+    // Somebody has mended it.
+    tab.ask("allow", json!({})).await;
+    is_live(&tab).await;
+    insert(&database, 2301, 2310).await;
+    tab.eventually("names", names(996, 2310)).await;
+    clients(&hub, 1).await;
 }
 
 #[tokio::test]
