@@ -62,17 +62,22 @@ CREATE TABLE bellwether.epoch (
     -- Where it was opened. A restored dump brings this row along, but not the place.
     system_identifier bigint NOT NULL,
     database  oid NOT NULL,
+    -- Which of the server's histories it was opened in: each promotion of a standby
+    -- begins another, and may leave out what the old primary did last.
+    timeline  integer NOT NULL,
     opened_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- The place we are in: this server's data folder, since initdb, and this database.
-CREATE FUNCTION bellwether.here(OUT system_identifier bigint, OUT database oid)
-LANGUAGE sql STABLE
+-- The place we are in: this server's data folder, since initdb, and this database; and
+-- the timeline that is being written. A file of the log is named after its timeline.
+CREATE FUNCTION bellwether.here(OUT system_identifier bigint, OUT database oid, OUT timeline integer)
+LANGUAGE sql VOLATILE
 BEGIN ATOMIC
-    SELECT pg_control_system.system_identifier, pg_database.oid
+    SELECT pg_control_system.system_identifier, pg_database.oid,
+        ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer
     FROM pg_control_system(), pg_database WHERE datname = current_database();
 END;
 
-INSERT INTO bellwether.epoch (after_seq, system_identifier, database)
-SELECT 0, here.system_identifier, here.database FROM bellwether.here();
+INSERT INTO bellwether.epoch (after_seq, system_identifier, database, timeline)
+SELECT 0, here.system_identifier, here.database, here.timeline FROM bellwether.here();
 INSERT INTO bellwether.batch (last_seq, seen) VALUES (0, pg_current_snapshot());

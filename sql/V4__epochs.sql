@@ -5,8 +5,9 @@
 --
 -- Due it is in another place than the epoch was opened in: a dump was restored, the
 -- database copied, the server upgraded. Transaction ids are then those of somebody
--- else. And due it is if the stream went backwards: after a failover that lost its
--- tail, numbers that clients have seen would be given again.
+-- else. Due it is after a failover, too, before anything is numbered there: it may have
+-- lost its tail, and numbers that clients have seen would be given again. And due it is
+-- if the stream went backwards for any other reason.
 CREATE FUNCTION bellwether.connect(
     known_epoch text, known_head bigint, OUT epoch text, OUT head bigint
 )
@@ -21,7 +22,7 @@ BEGIN
         SELECT * INTO STRICT newest FROM bellwether.epoch ORDER BY epoch.n DESC LIMIT 1;
         SELECT batch.last_seq INTO STRICT head FROM bellwether.batch ORDER BY batch.last_seq DESC LIMIT 1;
         epoch := newest.id;
-        IF (newest.system_identifier, newest.database) IS NOT DISTINCT FROM (here.system_identifier, here.database)
+        IF (newest.system_identifier, newest.database, newest.timeline) = (here.system_identifier, here.database, here.timeline)
             AND (known_epoch IS DISTINCT FROM newest.id OR known_head <= head)
         THEN
             RETURN;
@@ -33,8 +34,8 @@ BEGIN
     IF (newest.system_identifier, newest.database) IS DISTINCT FROM (here.system_identifier, here.database) THEN
         head := bellwether.rebaseline();
     END IF;
-    INSERT INTO bellwether.epoch (after_seq, system_identifier, database)
-    VALUES (head, here.system_identifier, here.database)
+    INSERT INTO bellwether.epoch (after_seq, system_identifier, database, timeline)
+    VALUES (head, here.system_identifier, here.database, here.timeline)
     RETURNING epoch.id INTO epoch;
 END $$;
 
