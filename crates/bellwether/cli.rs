@@ -201,6 +201,10 @@ pub(crate) struct DatabaseOptions {
 }
 
 #[derive(Args, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "as many switches as bellwether.attach has"
+)]
 pub(crate) struct AttachOptions {
     /// The table, as SQL names it: `orders`, `shop.orders`, `"Order"`. Partitions come along
     pub(crate) table: String,

@@ -174,12 +174,13 @@ async fn notify(database: &Database) -> Result<Vec<Finding>, Error> {
     const CHECK: &str = "notify";
     const ADVICE: &str = "connect to Postgres directly, or through a pooler in session mode: LISTEN needs a session of its own";
     let (client, mut connection) = database.connect_raw().await?;
-    let (heard_sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let (heard_sender, mut heard) = tokio::sync::mpsc::channel(1);
     let drive = tokio::spawn(async move {
         while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-            if let AsyncMessage::Notification(note) = message {
-                // Whoever waited has given up.
-                let _: Result<_, _> = heard_sender.send(note.payload().to_owned());
+            if let AsyncMessage::Notification(note) = message
+                && heard_sender.send(note.payload().to_owned()).await.is_err()
+            {
+                return; // whoever waited has given up
             }
         }
     });
