@@ -37,6 +37,7 @@ hub.on("snapshot", ({ data }) => {
   by("sessions").value = data.active_sessions;
   by("sessions").note = "in the last five minutes";
   by("events").value = data.events_count;
+  by("events").note = "since the beginning";
 
   counts.push([at.getTime(), data.page_views]);
   while (counts.length > 2 && counts[1][0] <= at - MINUTE) counts.shift();

@@ -24,6 +24,7 @@ function count({ orders, revenue }) {
   by("orders").value = orders;
   by("revenue").value = revenue;
   by("average").value = revenue / orders;
+  by("average").note = "of all today";
 }
 
 // --- orders ---
@@ -58,6 +59,7 @@ function draw(until) {
     chart.add(new Date(drawn), sum);
   }
   by("orders").note = `${placed.length} in the last minute`;
+  by("revenue").note = `${Math.round(sum).toLocaleString("en")} € in the last minute`;
 }
 
 // --- stock ---

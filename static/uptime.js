@@ -106,8 +106,10 @@ function glance() {
   by("down").note = down > 0 ? "being probed on" : "all is well";
   const uptimes = all.map(({ uptime }) => uptime).filter((uptime) => uptime !== undefined);
   if (uptimes.length) by("uptime").value = mean(uptimes);
+  by("uptime").note = "mean of all";
   const latencies = all.map(({ latency }) => latency).filter((latency) => latency !== undefined);
   if (latencies.length) by("latency").value = mean(latencies);
+  by("latency").note = "mean of the last probes";
 }
 
 function mean(numbers) {
