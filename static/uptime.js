@@ -14,7 +14,9 @@ const monitors = new Map(); // id → its tile, its state and its last latency
 if (/^\d+$/.test(org ?? "")) {
   by("choose").hidden = true;
   for (const part of document.querySelectorAll("[data-board]")) part.hidden = false;
-  follow(live(`org.${org}.>`, 400));
+  const past = { summary: 1, monitors: 40, probes: 400, incidents: 40 };
+  const topics = Object.entries(past).map(([topic, last]) => [`org.${org}.${topic}`, last]);
+  follow(live(`org.${org}.>`, Object.fromEntries(topics)));
 } else {
   document.querySelector("connection-badge").hidden = true;
 }
