@@ -27,7 +27,7 @@ const MINUTE = 60_000; // ms
 const by = (id) => document.getElementById(id);
 const chart = document.querySelector("live-chart");
 const feed = document.querySelector("activity-feed");
-const hub = live(["events", "metrics"], 600);
+const hub = live(["events", "metrics"], { metrics: 200, events: 40 });
 
 const counts = []; // the snapshots of the last minute and a bit: [ms, page views]
 
@@ -37,6 +37,7 @@ hub.on("snapshot", ({ data }) => {
   by("sessions").value = data.active_sessions;
   by("sessions").note = "in the last five minutes";
   by("events").value = data.events_count;
+  by("events").note = "since the beginning";
 
   counts.push([at.getTime(), data.page_views]);
   while (counts.length > 2 && counts[1][0] <= at - MINUTE) counts.shift();
@@ -70,7 +71,7 @@ const lags = []; // of the newest events, in ms
 
 /** How long ago an event was inserted, by the database's clock and this one. */
 function time(at) {
-  const { state, since } = hub.status;
+  const { state, since } = hub.status ?? {};
   if (state !== "live" || at < since) return; // read in with what was before
   lags.unshift(Math.max(0, Date.now() - at));
   lags.length = Math.min(lags.length, 15);

@@ -43,6 +43,8 @@ export interface Options {
   hub?: string;
   /** Begin with the last so many events. Default: 0. */
   last?: number;
+  /** Begin after this cursor, such as the `next` of `GET /v1/events`. Counts before `last`. */
+  after?: string;
   /** Ask for topic, key and time beside the data. Default: true. */
   envelope?: boolean;
   /**

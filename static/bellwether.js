@@ -15,6 +15,7 @@
 const DEFAULTS = {
   hub: "", // where the hub is: of the page's own origin
   last: 0, // begin with the last so many events
+  after: undefined, // or after this cursor
   envelope: true, // ask for topic, key and time beside the data
   share: true, // one stream for all tabs; a text keeps apart whoever must not share, such as users
   pause: true, // let go of the stream while the tab is hidden
@@ -62,6 +63,7 @@ class Connection extends EventTarget {
   constructor(topics, options) {
     super();
     this.#options = options;
+    if (options.after) this.#advance(options.after);
     const query = new URLSearchParams(topics.map((topic) => ["topic", topic]));
     const hub = new URL(options.hub || location.origin).origin;
     this.#stream = new Stream(hub, query, options, (message) => {

@@ -21,6 +21,8 @@ const rows = by("rows");
 const chart = document.querySelector("live-chart");
 const badge = document.querySelector("connection-badge");
 let connection;
+let pending = []; // what is to be shown with the next picture
+let frame = 0;
 let waiting; // what came since the pause, if there is one
 let dropped = 0; // and how much of it was not kept
 let seen = 0;
@@ -29,6 +31,7 @@ let seen = 0;
 
 function follow(pattern) {
   connection?.close();
+  pending = [];
   rows.replaceChildren();
   by("none").hidden = false;
   by("gap").hidden = true;
@@ -50,7 +53,23 @@ function follow(pattern) {
   count();
 }
 
+/** With the next picture: of thousands in a second only those are drawn that are seen. */
 function show(event) {
+  pending.push(event);
+  if (pending.length > 2 * ROWS) pending.splice(0, ROWS);
+  frame ||= requestAnimationFrame(draw);
+}
+
+function draw() {
+  frame = 0;
+  rows.prepend(...pending.slice(-ROWS).map(row).reverse());
+  pending = [];
+  while (rows.children.length > ROWS) rows.lastChild.remove();
+  by("none").hidden = rows.children.length > 0;
+  count();
+}
+
+function row(event) {
   const row = document.createElement("tr");
   row.dataset.id = event.id;
   row.className = "arrives";
@@ -59,19 +78,15 @@ function show(event) {
     time.dateTime = event.at.toISOString();
     time.textContent = TIME.format(event.at);
   }
-  const text = JSON.stringify(event.data);
   row.append(
     cell(time),
     cell(event.topic),
     cell(event.isRetained ? `${event.name} (state)` : event.name),
     cell(code(event.id)),
-    cell(details(text, event)),
+    cell(details(JSON.stringify(event.data), event)),
   );
   row.hidden = !matches(row);
-  rows.prepend(row);
-  while (rows.children.length > ROWS) rows.lastChild.remove();
-  by("none").hidden = true;
-  count();
+  return row;
 }
 
 function details(text, event) {

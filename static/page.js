@@ -1,15 +1,63 @@
-// What the dashboards share: a connection that shows itself in the badge, and tells of gaps.
+// What the dashboards share: what there was, then what happens, and how the connection is.
 
 import { connect } from "/bellwether.js";
 import "/components/connection-badge.js";
 
-export function live(topics, last, options = {}) {
-  const connection = connect(topics, { last, ...options });
-  document.querySelector("connection-badge").connection = connection;
-  connection.addEventListener("gap", () => {
-    const notice = document.getElementById("gap");
-    notice.textContent = "Some of what happened while this page was away is not kept any more.";
-    notice.hidden = false;
-  });
-  return connection;
+/**
+ * Follows topics, after the last so many events of some: `past` is `{topic: how many}`. Each
+ * event is told once, to the handler of its name and to that of `*`.
+ */
+export function live(topics, past, options = {}) {
+  const handlers = new Map();
+  const tell = (event) => {
+    handlers.get(event.name)?.(event);
+    handlers.get("*")?.(event);
+  };
+  let connection;
+  const begin = async () => {
+    // Without a hub there is no past either, but there may be a future.
+    const { events, after } = await remember(past).catch(() => ({ events: [] }));
+    events.forEach(tell);
+    connection = connect(topics, { after, ...options });
+    connection.on("*", tell);
+    connection.addEventListener("gap", tellOfGap);
+    document.querySelector("connection-badge").connection = connection;
+  };
+  begin();
+  return {
+    on: (name, handler) => handlers.set(name, handler),
+    get status() {
+      return connection?.status;
+    },
+  };
+}
+
+/** The last events of each topic, up to one place in the stream: the stream goes on from there. */
+async function remember(past) {
+  const pages = await Promise.all(Object.entries(past).map(read));
+  const after = pages[0].next;
+  const events = pages
+    .flatMap(({ events }) => events)
+    .filter(({ id }) => number(id) <= number(after))
+    .sort((one, other) => number(one.id) - number(other.id))
+    .map(({ event: name, at, ...rest }) => ({ ...rest, name, at: new Date(at) }));
+  return { events, after };
+}
+
+async function read([topic, last]) {
+  const query = new URLSearchParams({ topic, last, limit: last });
+  const response = await fetch(`/v1/events?${query}`);
+  if (!response.ok) throw new Error(`${response.status}`);
+  return response.json();
+}
+
+/** A cursor is `<epoch>-<number>`. */
+function number(cursor) {
+  return Number(cursor.split("-")[1]);
+}
+
+function tellOfGap() {
+  const notice = document.getElementById("gap");
+  notice.textContent = "Some of what happened while this page was away is not kept any more.";
+  notice.hidden = false;
 }

@@ -14,7 +14,8 @@ const by = (id) => document.getElementById(id);
 const chart = document.querySelector("live-chart");
 const feed = document.querySelector("activity-feed");
 // Alerts are for those who look elsewhere, so this page keeps its stream while it is hidden.
-const hub = live("shop.>", 900, { pause: false });
+const past = { "shop.orders": 400, "shop.stock": 40, "shop.inventory": 1, "shop.sales": 1 };
+const hub = live("shop.>", past, { pause: false });
 
 // --- figures ---
 
@@ -24,6 +25,7 @@ function count({ orders, revenue }) {
   by("orders").value = orders;
   by("revenue").value = revenue;
   by("average").value = revenue / orders;
+  by("average").note = "of all today";
 }
 
 // --- orders ---
@@ -58,6 +60,7 @@ function draw(until) {
     chart.add(new Date(drawn), sum);
   }
   by("orders").note = `${placed.length} in the last minute`;
+  by("revenue").note = `${Math.round(sum).toLocaleString("en")} € in the last minute`;
 }
 
 // --- stock ---

@@ -14,7 +14,9 @@ const monitors = new Map(); // id → its tile, its state and its last latency
 if (/^\d+$/.test(org ?? "")) {
   by("choose").hidden = true;
   for (const part of document.querySelectorAll("[data-board]")) part.hidden = false;
-  follow(live(`org.${org}.>`, 400));
+  const past = { summary: 1, monitors: 40, probes: 400, incidents: 40 };
+  const topics = Object.entries(past).map(([topic, last]) => [`org.${org}.${topic}`, last]);
+  follow(live(`org.${org}.>`, Object.fromEntries(topics)));
 } else {
   document.querySelector("connection-badge").hidden = true;
 }
@@ -106,8 +108,10 @@ function glance() {
   by("down").note = down > 0 ? "being probed on" : "all is well";
   const uptimes = all.map(({ uptime }) => uptime).filter((uptime) => uptime !== undefined);
   if (uptimes.length) by("uptime").value = mean(uptimes);
+  by("uptime").note = "mean of all";
   const latencies = all.map(({ latency }) => latency).filter((latency) => latency !== undefined);
   if (latencies.length) by("latency").value = mean(latencies);
+  by("latency").note = "mean of the last probes";
 }
 
 function mean(numbers) {

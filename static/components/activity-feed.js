@@ -5,6 +5,8 @@ const EVERY = 5_000; // ms between two looks at the ages
 class ActivityFeed extends HTMLElement {
   #list = document.createElement("ol");
   #empty = Object.assign(document.createElement("p"), { className: "empty" });
+  #pending = [];
+  #frame = 0;
   #clock;
 
   connectedCallback() {
@@ -21,21 +23,22 @@ class ActivityFeed extends HTMLElement {
   }
 
   /** Adds a row: `id` for whoever looks for it, what, a detail, a tone and the time. */
-  add({ id, what, detail = "", tone = "", at = new Date() }) {
-    const row = document.createElement("li");
-    row.dataset.id = id;
-    row.dataset.tone = tone;
-    // Not while older ones are read in: they all would.
-    if (Date.now() - at < EVERY) row.className = "arrives";
-    const time = Object.assign(document.createElement("time"), { dateTime: at.toISOString() });
-    time.textContent = age(at);
-    const text = part("span", "what");
-    text.append(part("span", "", what), " ", part("span", "detail", detail));
-    text.title = `${what} ${detail}`;
-    row.append(part("span", "dot"), text, time);
-    this.#list.prepend(row);
-    const most = Number(this.getAttribute("most") ?? 50);
-    while (this.#list.children.length > most) this.#list.lastChild.remove();
+  add(item) {
+    this.#pending.push(item);
+    if (this.#pending.length > 2 * this.#most) this.#pending.splice(0, this.#most);
+    // With the next picture, however many come before.
+    this.#frame ||= requestAnimationFrame(() => this.#draw());
+  }
+
+  get #most() {
+    return Number(this.getAttribute("most") ?? 50);
+  }
+
+  #draw() {
+    this.#frame = 0;
+    this.#list.prepend(...this.#pending.slice(-this.#most).map(row).reverse());
+    this.#pending = [];
+    while (this.#list.children.length > this.#most) this.#list.lastChild.remove();
     this.#list.hidden = false;
     this.#empty.hidden = true;
   }
@@ -46,6 +49,21 @@ class ActivityFeed extends HTMLElement {
       if (time.textContent !== text) time.textContent = text;
     }
   }
+}
+
+function row({ id, what, detail = "", tone = "", at = new Date() }) {
+  const row = document.createElement("li");
+  row.dataset.id = id;
+  row.dataset.tone = tone;
+  // Not while older ones are read in: they all would.
+  if (Date.now() - at < EVERY) row.className = "arrives";
+  const time = Object.assign(document.createElement("time"), { dateTime: at.toISOString() });
+  time.textContent = age(at);
+  const text = part("span", "what");
+  text.append(part("span", "", what), " ", part("span", "detail", detail));
+  text.title = `${what} ${detail}`;
+  row.append(part("span", "dot"), text, time);
+  return row;
 }
 
 function part(name, className, text = "") {

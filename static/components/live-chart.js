@@ -118,7 +118,13 @@ class LiveChart extends HTMLElement {
         y: { range: (_, min, max) => [0, Math.max(5, (max ?? 0) * 1.15)] },
       },
       axes: [
-        { ...axis, space: width * 4.5, size: width * 2, values: (_, times) => times.map(clock) },
+        {
+          ...axis,
+          incrs: [60, 120, 300, 600, 1800, 3600],
+          space: width * 4.5,
+          size: width * 2,
+          values: (_, times) => times.map(clock),
+        },
         { ...axis, space: width * 4, size: width * 3.2 },
       ],
       series: [{}, ...this.#names.map(line)],
