@@ -11,6 +11,8 @@ export interface HubEvent<T = unknown> {
   readonly topic?: string;
   readonly key?: string | null;
   readonly at?: Date;
+  /** Whether it sets its topic's state (true), ends it (false), or has nothing to do with it. */
+  readonly retain?: boolean;
 }
 
 /** Told when events that were asked for do not exist any more. The stream goes on after `to`. */

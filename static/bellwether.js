@@ -178,10 +178,10 @@ class Connection extends EventTarget {
       if (!this.#advance(event.id)) return;
       this.#keep(event);
     }
-    // An event does not say that it is a state. What is named like the one there was, is.
-    if (event.isRetained || this.#states.get(event.topic)?.name === event.name) {
+    if (event.isRetained || event.retain === true) {
       this.#states.set(event.topic, { ...event, isRetained: true });
-      if (event.data === null) this.#states.delete(event.topic);
+    } else if (event.retain === false) {
+      this.#states.delete(event.topic);
     }
     for (const name of [event.name, "*"]) {
       for (const handler of this.#handlers.get(name) ?? []) {

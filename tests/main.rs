@@ -40,6 +40,8 @@ mod retention;
 mod shutdown;
 /// Clients that do not keep up.
 mod slow;
+/// The configuration file, and what it has queried now and then.
+mod snapshots;
 /// An INSERT arrives, byte for byte.
 mod spine;
 /// Many clients at once.

@@ -15,6 +15,9 @@ const USAGE: u8 = 64;
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// File with what flags say, and snapshots [default: `bellwether.toml`, if it is there]
+    #[arg(long, global = true, env = "BELLWETHER_CONFIG", value_name = "PATH")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) log: LogOptions,
 }

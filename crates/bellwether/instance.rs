@@ -5,13 +5,14 @@ use embedded::Postgres;
 use hub::{Hub, Limits};
 use pg::{
     Backoff, Database, Doorbell, EventsTable, Feed, History, Link, Listener, Publisher,
-    PublisherTask, Retention, Scene,
+    PublisherTask, Retention, Scene, Snapshot,
 };
 use server::{App, Health, Metrics, Pages, Settings};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::watch,
+    task::JoinSet,
     time,
 };
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,8 @@ pub(crate) struct Ground {
     private: Option<Postgres>,
     /// What happens there, if it is a demo.
     scene: Option<Scene>,
+    /// What is to be queried now and then.
+    snapshots: Vec<Snapshot>,
 }
 
 /// A hub that is about to be run.
@@ -41,6 +44,7 @@ pub(crate) struct Instance {
     feed: Feed,
     publishing: PublisherTask,
     retention: Retention,
+    snapshots: Vec<Snapshot>,
     metrics: pg::Metrics,
     /// Up once the schema is what this program needs.
     schema: watch::Sender<Link>,
@@ -74,6 +78,7 @@ impl Ground {
                 database,
                 private,
                 scene: None,
+                snapshots: Vec::new(),
             }),
             (Err(error), None) => Err(error),
             (Err(error), Some(postgres)) => {
@@ -94,6 +99,12 @@ impl Ground {
         self
     }
 
+    /// The same with snapshots to be taken.
+    pub(crate) fn with_snapshots(mut self, snapshots: Vec<Snapshot>) -> Self {
+        self.snapshots = snapshots;
+        self
+    }
+
     /// Runs a hub until it is told to stop, beside something that a ready hub is for.
     pub(crate) async fn run(
         mut self,
@@ -105,7 +116,7 @@ impl Ground {
             .local_addr()
             .context("cannot tell the address that was taken")?;
         let greeting = greeting(address, self.private.as_ref(), self.scene);
-        let instance = Instance::new(self.database, options);
+        let instance = Instance::new(self.database, self.snapshots, options);
         let app = Arc::clone(&instance.app);
         let stop = CancellationToken::new();
 
@@ -218,7 +229,7 @@ fn greeting(address: SocketAddr, private: Option<&Postgres>, scene: Option<Scene
 // === impl Instance ===
 
 impl Instance {
-    fn new(database: Database, options: &HubOptions) -> Self {
+    fn new(database: Database, snapshots: Vec<Snapshot>, options: &HubOptions) -> Self {
         let limits = Limits {
             ring_frames: options.ring_events,
             ring_bytes: options.ring_bytes,
@@ -261,6 +272,7 @@ impl Instance {
             feed,
             publishing,
             retention,
+            snapshots,
             metrics,
             schema,
         }
@@ -275,6 +287,11 @@ impl Instance {
     ) -> Result<()> {
         self.prepare_schema(has_events_table, scene).await?;
         let follow = server::ingest(self.feed, &self.app);
+        let mut snapshots = JoinSet::new();
+        for snapshot in self.snapshots {
+            let (database, metrics) = (self.database.clone(), self.metrics.clone());
+            snapshots.spawn(snapshot.run(database, metrics, stop.clone()));
+        }
         let retain = self
             .retention
             .run(self.database, self.metrics, stop.clone());

@@ -3,6 +3,7 @@
 mod allow;
 mod attach;
 mod cli;
+mod config;
 mod demo;
 mod doctor;
 mod instance;
@@ -12,10 +13,9 @@ mod serve;
 mod signals;
 mod tail;
 
-use clap::Parser;
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
-use cli::{Cli, Command};
+use cli::Command;
 use server::Unfinished;
 
 /// Exit codes, beside 0: failed to start, and did not finish in time.
@@ -24,14 +24,18 @@ const UNFINISHED: u8 = 2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return cli::refuse(&error),
+    let (cli, snapshots) = match config::read(env::args_os().collect()) {
+        Ok((Ok(cli), snapshots)) => (cli, snapshots),
+        Ok((Err(error), _)) => return cli::refuse(&error),
+        Err(error) => {
+            cli::complain(&error);
+            return ExitCode::from(FAILED);
+        }
     };
     log::init(&cli.log);
     // Boxed: each holds a whole hub, and would otherwise be moved about on the stack.
     let done = match cli.command {
-        Command::Serve(options) => Box::pin(serve::run(options)).await,
+        Command::Serve(options) => Box::pin(serve::run(options, snapshots)).await,
         Command::Demo(options) => Box::pin(demo::run(options)).await,
         Command::Tail(options) => Box::pin(tail::run(options)).await,
         Command::Attach(options) => attach::attach(options).await,

@@ -1,11 +1,12 @@
 //! `bellwether serve`.
 
 use anyhow::Result;
+use pg::Snapshot;
 
 use crate::{cli::ServeOptions, instance::Ground};
 
 /// Serves the user's database, or a private one.
-pub(crate) async fn run(options: ServeOptions) -> Result<()> {
+pub(crate) async fn run(options: ServeOptions, snapshots: Vec<Snapshot>) -> Result<()> {
     let url = options
         .database_url
         .or_else(|| std::env::var("DATABASE_URL").ok());
@@ -16,5 +17,6 @@ pub(crate) async fn run(options: ServeOptions) -> Result<()> {
         "bellwether serve",
     )
     .await?;
+    let ground = ground.with_snapshots(snapshots);
     Box::pin(ground.run(&options.hub, async { Ok(()) })).await
 }

@@ -35,6 +35,7 @@ mod retention;
 mod rights;
 mod schema;
 mod sequencer;
+mod snapshots;
 
 pub use attachments::{Attached, Attachment, Attachments};
 pub use backoff::Backoff;
@@ -51,6 +52,7 @@ pub use metrics::Metrics;
 pub use publisher::{Draft, Publication, Published, Publisher, PublisherTask};
 pub use retention::Retention;
 pub use schema::migrate;
+pub use snapshots::Snapshot;
 
 use tokio::sync::watch;
 

@@ -25,6 +25,8 @@ pub struct Metrics {
     pub numbered: Counter,
     /// Events read from the stream, to be published.
     pub read: Counter,
+    /// Snapshots that could not be taken.
+    pub snapshot_errors: Counter,
     /// Events deleted because they were old.
     pub deleted: Counter,
     /// Events that only the safety poll found: somebody did not ring. The alarm.
@@ -54,6 +56,11 @@ impl Metrics {
                 "listens",
                 "Times the listener began to listen",
                 &self.listens,
+            ),
+            (
+                "snapshot_errors",
+                "Snapshots that could not be taken",
+                &self.snapshot_errors,
             ),
             ("looks", "Calls of advance", &self.looks),
             ("sleeps", "Times the sequencer fell asleep", &self.sleeps),

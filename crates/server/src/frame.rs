@@ -1,7 +1,7 @@
 //! Events as they go over the wire, in three forms.
 
 use bytes::{BufMut, BytesMut};
-use hub::{Cursor, Epoch, Event, Form, Frame, Wire};
+use hub::{Cursor, Epoch, Event, Form, Frame, Retain, Wire};
 use std::time::{Duration, SystemTime};
 
 /// The last moment that RFC 3339 can write, in seconds since 1970: the end of 9999.
@@ -119,7 +119,14 @@ fn after(out: &mut BytesMut, event: &Event) {
     let at = event.at.clamp(SystemTime::UNIX_EPOCH, end);
     put(out, ",\"at\":\"");
     put(out, &humantime::format_rfc3339_micros(at).to_string());
-    put(out, "\"}");
+    put(
+        out,
+        match event.retain {
+            Retain::No => "\"}",
+            Retain::Set => "\",\"retain\":true}",
+            Retain::Clear => "\",\"retain\":false}",
+        },
+    );
 }
 
 fn put(out: &mut BytesMut, text: &str) {
@@ -133,7 +140,7 @@ fn put_string(out: &mut BytesMut, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hub::{Retain, Topic};
+    use hub::Topic;
 
     #[test]
     fn forms() {

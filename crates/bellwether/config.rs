@@ -1,0 +1,160 @@
+//! The configuration file: `bellwether.toml`.
+//!
+//! A key is a flag's name without its dashes; what it says becomes that flag's default, so
+//! that flags and the environment go before it. Beside those there are `[[snapshot]]` tables.
+
+use anyhow::{Context, Result, bail};
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use hub::Topic;
+use pg::Snapshot;
+use serde::Deserialize;
+use std::{
+    collections::BTreeMap, env, ffi::OsString, io::ErrorKind, path::PathBuf, time::Duration,
+};
+
+use crate::cli::Cli;
+
+/// Read if it is there and no other is named.
+const DEFAULT_PATH: &str = "bellwether.toml";
+
+/// Shortest interval of a snapshot.
+const MIN_EVERY: Duration = Duration::from_millis(100);
+
+/// What stands in the file.
+#[derive(Debug, Default, Deserialize)]
+struct File {
+    #[serde(default)]
+    snapshot: Vec<SnapshotTable>,
+    #[serde(flatten)]
+    flags: BTreeMap<String, toml::Value>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SnapshotTable {
+    name: String,
+    every: String,
+    sql: String,
+    topic: String,
+}
+
+/// The command line with the file behind it, and what only the file can say.
+pub(crate) fn read(args: Vec<OsString>) -> Result<(Result<Cli, clap::Error>, Vec<Snapshot>)> {
+    let file = read_file(&args)?;
+    let command = with_defaults(Cli::command(), &file.flags)?;
+    let snapshots = file.snapshot.into_iter().map(SnapshotTable::check);
+    let snapshots = snapshots.collect::<Result<_>>()?;
+    let matched = command.try_get_matches_from(args);
+    let cli = matched.and_then(|matches: ArgMatches| Cli::from_arg_matches(&matches));
+    Ok((cli, snapshots))
+}
+
+fn read_file(args: &[OsString]) -> Result<File> {
+    let named = named_path(args);
+    let path = named.clone().unwrap_or_else(|| DEFAULT_PATH.into());
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => {
+            return Ok(File::default());
+        }
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read {}", path.display()));
+        }
+    };
+    toml::from_str(&text).with_context(|| format!("{} cannot be understood", path.display()))
+}
+
+/// `--config PATH`, which must be known before the command line can be read.
+fn named_path(args: &[OsString]) -> Option<PathBuf> {
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        if arg == "--config" {
+            return args.next().map(PathBuf::from);
+        }
+        if let Some(path) = arg.to_str().and_then(|arg| arg.strip_prefix("--config=")) {
+            return Some(path.into());
+        }
+    }
+    env::var_os("BELLWETHER_CONFIG").map(PathBuf::from)
+}
+
+/// Makes defaults of what the file says.
+fn with_defaults(
+    mut command: clap::Command,
+    flags: &BTreeMap<String, toml::Value>,
+) -> Result<clap::Command> {
+    let serve = command.find_subcommand("serve").expect("there is serve");
+    let is_flag = |command: &clap::Command, name: &str| {
+        command
+            .get_arguments()
+            .any(|arg| arg.get_long() == Some(name) && name != "config")
+    };
+    for name in flags.keys() {
+        if !is_flag(serve, name) && !is_flag(&command, name) {
+            bail!(
+                "the configuration file has {name:?}, which is no flag of `bellwether serve`: see --help"
+            );
+        }
+    }
+    for (name, value) in flags {
+        let value = match value {
+            toml::Value::String(text) => text.clone(),
+            toml::Value::Integer(number) => number.to_string(),
+            other => bail!(
+                "the configuration file's {name:?} is {other:?}: write it as a text or a number"
+            ),
+        };
+        command = set_default(command, name, &value);
+        let subcommands: Vec<String> = command
+            .get_subcommands()
+            .map(|sub| sub.get_name().to_owned())
+            .collect();
+        for subcommand in subcommands {
+            command = command.mut_subcommand(subcommand, |sub| set_default(sub, name, &value));
+        }
+    }
+    Ok(command)
+}
+
+fn set_default(command: clap::Command, flag: &str, value: &str) -> clap::Command {
+    command.mut_args(|arg| {
+        if arg.get_long() == Some(flag) {
+            // It may hold a password.
+            let is_secret = arg.is_hide_env_values_set();
+            arg.default_value(value.to_owned())
+                .hide_default_value(is_secret)
+        } else {
+            arg
+        }
+    })
+}
+
+impl SnapshotTable {
+    fn check(self) -> Result<Snapshot> {
+        let Self {
+            name,
+            every,
+            sql,
+            topic,
+        } = self;
+        let of = || format!("the configuration file's snapshot {name:?}");
+        let every = humantime::parse_duration(&every)
+            .with_context(|| format!("{}: every = {every:?}", of()))?;
+        if every < MIN_EVERY {
+            bail!("{}: every is less than {MIN_EVERY:?}", of());
+        }
+        if name.is_empty() || name.len() > 200 || name.contains(char::is_control) {
+            bail!(
+                "{}: a name has from 1 to 200 bytes and no control characters",
+                of()
+            );
+        }
+        let topic = Topic::new(&topic).with_context(|| format!("{}: topic = {topic:?}", of()))?;
+        Ok(Snapshot {
+            name,
+            every,
+            sql,
+            topic,
+        })
+    }
+}
