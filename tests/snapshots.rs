@@ -130,16 +130,26 @@ async fn the_file_is_behind_flags_and_environment() {
     };
     // An address that nobody can have says which one was chosen.
     let config = "listen = \"203.0.113.1:1\"\ndatabase-url = \"postgres://x:geheim@127.0.0.1:1/x\"\nring-events = 77\n";
-    let (code, text) = said(config, &["serve"], None).await;
+    let (code, text) = said(config, &["serve", "--allow-anonymous"], None).await;
     assert!(
         code == Some(1) && text.contains("cannot listen on 203.0.113.1:1"),
         "{text}"
     );
     let variable = Some(("BELLWETHER_LISTEN", "203.0.113.2:2"));
-    let (_, text) = said(config, &["serve"], variable).await;
+    let (_, text) = said(config, &["serve", "--allow-anonymous"], variable).await;
     assert!(text.contains("cannot listen on 203.0.113.2:2"), "{text}");
-    let (_, text) = said(config, &["serve", "--listen", "203.0.113.3:3"], variable).await;
+    let (_, text) = said(
+        config,
+        &["serve", "--allow-anonymous", "--listen", "203.0.113.3:3"],
+        variable,
+    )
+    .await;
     assert!(text.contains("cannot listen on 203.0.113.3:3"), "{text}");
+    let (code, text) = said(config, &["serve"], None).await;
+    assert!(
+        code == Some(1) && text.contains("say --allow-anonymous"),
+        "{text}"
+    );
     let (code, text) = said(config, &["serve", "--help"], None).await;
     assert!(
         code == Some(0) && text.contains("[default: 77]") && !text.contains("geheim"),
@@ -148,7 +158,7 @@ async fn the_file_is_behind_flags_and_environment() {
 
     for (config, part) in [
         ("listn = \"127.0.0.1:1\"", "\"listn\", which is no flag"),
-        ("listen = true", "write it as a text or a number"),
+        ("listen = [1]", "write it as a text or a number"),
         ("listen = ", "cannot be understood"),
         ("[[snapshot]]\nname = \"a\"", "missing field"),
         (
@@ -164,7 +174,7 @@ async fn the_file_is_behind_flags_and_environment() {
             "topic = \"a.*\"",
         ),
     ] {
-        let (code, text) = said(config, &["serve"], None).await;
+        let (code, text) = said(config, &["serve", "--allow-anonymous"], None).await;
         assert!(code == Some(1) && text.contains(part), "{config}: {text}");
     }
     let (code, text) = said("", &["serve", "--config", "none.toml"], None).await;
@@ -172,6 +182,11 @@ async fn the_file_is_behind_flags_and_environment() {
         code == Some(1) && text.contains("cannot read none.toml"),
         "{text}"
     );
-    let (code, _) = said("listen = \"nonsense\"", &["serve"], None).await;
+    let (code, _) = said(
+        "listen = \"nonsense\"",
+        &["serve", "--allow-anonymous"],
+        None,
+    )
+    .await;
     assert_eq!(code, Some(64));
 }

@@ -133,6 +133,10 @@ pub(crate) struct HubOptions {
         default_value = "127.0.0.1:7080"
     )]
     pub(crate) listen: SocketAddr,
+    /// Serve whoever comes also on an address that others can reach. There is no authentication
+    /// yet: they could read and publish everything
+    #[arg(long, env = "BELLWETHER_ALLOW_ANONYMOUS")]
+    pub(crate) allow_anonymous: bool,
     /// Time between heartbeats to each client
     #[arg(long, env = "BELLWETHER_HEARTBEAT", value_name = "TIME", default_value = "15s", value_parser = time)]
     pub(crate) heartbeat: Duration,

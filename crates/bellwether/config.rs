@@ -100,6 +100,7 @@ fn with_defaults(
         let value = match value {
             toml::Value::String(text) => text.clone(),
             toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Boolean(is_on) => is_on.to_string(),
             other => bail!(
                 "the configuration file's {name:?} is {other:?}: write it as a text or a number"
             ),

@@ -1,6 +1,6 @@
 //! One hub: the parts, put together and run until a signal.
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use embedded::Postgres;
 use hub::{Hub, Limits};
 use pg::{
@@ -61,6 +61,14 @@ impl Ground {
         hub: &HubOptions,
         holder: &str,
     ) -> Result<Self> {
+        let address = hub.listen;
+        if !address.ip().is_loopback() && !hub.allow_anonymous {
+            bail!(
+                "{address} can be reached by others, who could read and publish everything, as there is no \
+                 authentication yet: listen on a loopback address and have a proxy that authenticates before it, \
+                 or say --allow-anonymous"
+            );
+        }
         let (database, private) = match url {
             Some(url) => (Database::parse(url)?, None),
             None => {
@@ -68,8 +76,7 @@ impl Ground {
                 (Database::parse(&postgres.url())?, Some(postgres))
             }
         };
-        let bound = listen(hub.listen).with_context(|| {
-            let address = hub.listen;
+        let bound = listen(address).with_context(|| {
             format!("cannot listen on {address}: stop what does, or choose another address with --listen")
         });
         match (bound, private) {

@@ -132,6 +132,7 @@ async fn packets_that_vanish_are_noticed_and_nothing_is_lost() {
     let url = database.url.replace(&inside, &door.to_string());
     let options = HubOptions {
         listen: format!("{}:0", island.theirs),
+        args: vec!["--allow-anonymous".to_owned()],
         network: Some(island.name.clone()),
         ..HubOptions::default()
     };
