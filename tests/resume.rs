@@ -9,7 +9,7 @@ use std::{
 };
 use tokio::task::JoinSet;
 
-use crate::harness::{Client, Hub, HubOptions, TestDatabase, eventually, within};
+use crate::harness::{Client, Delivery, Hub, HubOptions, TestDatabase, eventually, within};
 
 const RING: u64 = 100;
 
@@ -250,4 +250,53 @@ async fn a_thousand_reconnects_without_a_hole_or_a_double() {
         seen.iter().sum::<u64>()
     );
     assert_eq!(hub.metric("bellwether_safety_poll_events_total").await, 0);
+}
+
+/// A plain request is answered without hyper, and any other by it: with the same events, from the
+/// tables, from the ring and live, and to the same end.
+#[tokio::test]
+async fn both_ways_to_the_socket_bring_the_same() {
+    let database = TestDatabase::create().await;
+    let options = HubOptions::args(&["--ring-events", "100"]);
+    let mut hub = Hub::start_with(&database, options).await;
+    database.insert(500).await;
+    let mut first = hub.stream("topic=events&last=1").await;
+    let newest = first.events(1).await.remove(0).id;
+    let (epoch, _) = newest.split_once('-').unwrap();
+    let start = format!("{epoch}-0");
+    let plain = [("Host", "test"), ("Last-Event-ID", start.as_str())];
+    let unusual = [plain.as_slice(), &[("Content-Length", "0")]].concat();
+    let mut both = Vec::new();
+    for headers in [plain.as_slice(), &unusual] {
+        let client = Client::with_headers(hub.address, "topic=events", headers).await;
+        both.push(client.unwrap());
+    }
+    let is_chunked = |client: &Client| client.headers.contains_key("transfer-encoding");
+    assert!(!is_chunked(&both[0]) && is_chunked(&both[1]));
+    for name in ["content-type", "cache-control", "x-accel-buffering"] {
+        assert_eq!(both[0].headers[name], both[1].headers[name]);
+    }
+    assert!(
+        both.iter()
+            .all(|client| client.headers.contains_key("date"))
+    );
+
+    database.insert(50).await;
+    let events = both[0].events(550).await;
+    assert_eq!(both[1].events(550).await, events);
+    for (event, seq) in events.iter().zip(1..) {
+        assert_eq!(event.id, format!("{epoch}-{seq}"));
+    }
+    hub.terminate();
+    for client in &mut both {
+        loop {
+            match client.next().await {
+                Delivery::Event(event) => assert_eq!(event.name, "heartbeat"),
+                Delivery::Retry(_) => break,
+                Delivery::End => panic!("it says when to come back"),
+            }
+        }
+        assert_eq!(client.next().await, Delivery::End);
+    }
+    assert_eq!(hub.exit_code().await, Some(0));
 }

@@ -210,7 +210,7 @@ async fn heartbeats_move_the_cursor_of_a_quiet_client() {
 
 /// What the README tells people to do with a table of their own.
 #[tokio::test]
-async fn the_readmes_trigger_works() {
+async fn the_readmes_attachment_works() {
     let readme = include_str!("../README.md");
     let (_, rest) = readme.split_once("```sql\n").unwrap();
     let (sql, _) = rest.split_once("```").unwrap();
@@ -218,22 +218,24 @@ async fn the_readmes_trigger_works() {
     let database = TestDatabase::create().await;
     let hub = Hub::start(&database).await;
     let psql = database.connect().await;
-    psql.batch_execute("CREATE TABLE orders (id int PRIMARY KEY, total numeric)")
-        .await
-        .unwrap();
+    psql.batch_execute(
+        "CREATE TABLE orders (id int PRIMARY KEY, status text, total numeric, card text)",
+    )
+    .await
+    .unwrap();
     psql.batch_execute(sql).await.unwrap();
     let writer = format!("writer_{}", std::process::id());
     let grant =
         format!("CREATE ROLE {writer}; GRANT INSERT ON orders TO {writer}; SET ROLE {writer}");
     psql.batch_execute(&grant).await.unwrap();
-    let mut client = hub.stream("topic=orders").await;
+    let mut client = hub.stream("topic=shop.orders").await;
     client.opened().await;
-    psql.batch_execute("INSERT INTO orders VALUES (7, 12.50), (8, 3)")
+    psql.batch_execute("INSERT INTO orders VALUES (7, 'new', 12.50, '4242'), (8, 'paid', 3, NULL)")
         .await
         .unwrap();
     let events = client.events(2).await;
-    assert_eq!(events[0].name, "placed");
-    assert_eq!(events[0].data, r#"{"id":7,"total":12.50}"#);
-    assert_eq!(events[1].data, r#"{"id":8,"total":3}"#);
+    assert_eq!(events[0].name, "orders.insert");
+    assert_eq!(events[0].data, r#"{"id":7,"status":"new","total":12.50}"#);
+    assert_eq!(events[1].data, r#"{"id":8,"status":"paid","total":3}"#);
     assert_eq!(hub.metric("bellwether_safety_poll_events_total").await, 0);
 }

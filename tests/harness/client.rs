@@ -50,11 +50,22 @@ impl Client {
         query: &str,
         cursor: Option<&str>,
     ) -> Result<Self, Box<dyn Error + Send + Sync>> {
-        let path = format!("/v1/stream?{query}");
-        let mut request = Request::get(path).header("Host", "test");
-        if let Some(cursor) = cursor {
-            request = request.header("Last-Event-ID", cursor);
+        let mut headers = vec![("Host", "test")];
+        headers.extend(cursor.map(|cursor| ("Last-Event-ID", cursor)));
+        Self::with_headers(address, query, &headers).await
+    }
+
+    /// A request with just these headers.
+    pub(crate) async fn with_headers(
+        address: SocketAddr,
+        query: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        let mut request = Request::get(format!("/v1/stream?{query}"));
+        for &(name, value) in headers {
+            request = request.header(name, value);
         }
+        let cursor = headers.iter().find(|(name, _)| *name == "Last-Event-ID");
         let response = send(address, request.body(Full::default())?).await?;
         Ok(Self {
             status: response.status().as_u16(),
@@ -62,7 +73,7 @@ impl Client {
             body: response.into_body(),
             decoder: Decoder::new(),
             ready: VecDeque::new(),
-            taken: cursor.unwrap_or_default().to_owned(),
+            taken: cursor.map_or_else(String::new, |(_, cursor)| (*cursor).to_owned()),
             bytes: Vec::new(),
         })
     }

@@ -1,21 +1,28 @@
 //! Accepts connections and lets hyper drive them, until told to stop.
 
+use bytes::Bytes;
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::conn::auto,
 };
 use socket2::SockRef;
-use std::{convert::Infallible, fmt, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, io, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     time,
 };
 use tokio_io_timeout::TimeoutWriter;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{App, routes, stall::StallExecutor};
+use crate::{
+    App,
+    direct::{self, Beginning, Direct, Reread},
+    routes,
+    stall::StallExecutor,
+    stream,
+};
 
 /// How long a client may take to send a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,12 +65,20 @@ pub async fn serve(
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).expect("it is small"))
         .keep_alive_interval(Some(PING_INTERVAL));
-    let graceful = GracefulShutdown::new();
+    let connections = TaskTracker::new();
+    let door = Arc::new(Door {
+        app: Arc::clone(&app),
+        builder,
+        stop: stop.clone(),
+        connections: connections.clone(),
+    });
 
     let accepting = async {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => accept(stream, &builder, &graceful, &app),
+                Ok((stream, _)) => {
+                    connections.spawn(Arc::clone(&door).pass(stream));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     time::sleep(ACCEPT_PAUSE).await;
@@ -76,43 +91,74 @@ pub async fn serve(
     app.health.drain();
     drop(listener);
     app.hub.close();
-    let open = graceful.count();
+    connections.close();
+    let open = connections.len();
     tracing::info!(connections = open, grace_s = grace.as_secs(), "draining");
-    // hyper only stops keeping connections alive; that streams end is the hub's doing.
-    let drained = time::timeout(grace, graceful.shutdown()).await;
-    drained.map_err(|_| Unfinished(open))
+    let drained = time::timeout(grace, connections.wait()).await;
+    drained.map_err(|_| Unfinished(connections.len()))
 }
 
-fn accept(
-    stream: TcpStream,
-    builder: &auto::Builder<StallExecutor>,
-    graceful: &GracefulShutdown,
-    app: &Arc<App>,
-) {
-    // A socket that refuses is closed already, and hyper will find out.
-    if let Err(error) = prepare(&stream, app.settings.stall_timeout) {
-        tracing::debug!(%error, "cannot set up a connection");
-    }
-    // hyper waits for a client that does not read for as long as it takes. (For a stream of
-    // HTTP/2 see `stall`.)
-    let mut stream = TimeoutWriter::new(stream);
-    stream.set_timeout(Some(app.settings.stall_timeout));
-    let app = Arc::clone(app);
-    let service = service_fn(move |request: Request<Incoming>| {
-        let app = Arc::clone(&app);
-        async move { Ok::<_, Infallible>(routes::answer(app, request).await) }
-    });
-    let connection = builder
-        .serve_connection(TokioIo::new(Box::pin(stream)), service)
-        .into_owned();
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
+/// Where connections come in.
+struct Door {
+    app: Arc<App>,
+    builder: auto::Builder<StallExecutor>,
+    stop: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Door {
+    /// Sees a connection through.
+    async fn pass(self: Arc<Self>, mut stream: TcpStream) {
+        let stall_timeout = self.app.settings.stall_timeout;
+        // A socket that refuses is closed already, as will be found out.
+        if let Err(error) = prepare(&stream, stall_timeout) {
+            tracing::debug!(%error, "cannot set up a connection");
+        }
+        let begin = time::timeout(HEADER_TIMEOUT, direct::begin(&mut stream, MAX_HEAD_BYTES));
+        let ended = match self.stop.run_until_cancelled(begin).await {
+            // Nothing was asked yet, or nothing for too long.
+            None | Some(Err(_)) => return,
+            Some(Ok(Ok(Beginning::Stream(query)))) => {
+                let response = stream::open(&self.app, query).await;
+                let direct = Direct::new(stream, response, stall_timeout);
+                // In a task of its own, which is as large as it must be and no larger.
+                self.connections.spawn(direct.expect("it is a stream"));
+                return;
+            }
+            Some(Ok(Ok(Beginning::Other(read)))) => {
+                Box::pin(self.hand_to_hyper(read, stream)).await
+            }
+            Some(Ok(Err(error))) => Err(error.into()),
+        };
         // Most streams end so: the client went away.
-        if let Err(error) = connection.await {
+        if let Err(error) = ended {
             tracing::debug!(%error, "connection ended");
         }
-    });
+    }
+
+    async fn hand_to_hyper(&self, read: Bytes, stream: TcpStream) -> Result<(), BoxError> {
+        // hyper waits for a client that does not read for as long as it takes. (For a stream of
+        // HTTP/2 see `stall`.)
+        let mut stream = TimeoutWriter::new(Reread::new(read, stream));
+        stream.set_timeout(Some(self.app.settings.stall_timeout));
+        let service = service_fn(|request: Request<Incoming>| {
+            let app = Arc::clone(&self.app);
+            async move { Ok::<_, Infallible>(routes::answer(app, request).await) }
+        });
+        let connection = self
+            .builder
+            .serve_connection(TokioIo::new(Box::pin(stream)), service);
+        let mut connection = pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = self.stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        // It only stops keeping the connection alive; that streams end is the hub's doing.
+        connection.await
+    }
 }
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 fn prepare(stream: &TcpStream, stall_timeout: Duration) -> io::Result<()> {
     // An event is to leave at once, however small.

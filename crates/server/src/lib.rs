@@ -2,9 +2,10 @@
 //!
 //! # The life of a stream
 //!
-//! [`serve`] hands each connection to hyper, which calls `routes` for each request. For
-//! `GET /v1/stream`, `stream` finds out where the client is to start and subscribes it to
-//! the hub; from then on `body` is what hyper polls for bytes, with `pages` for what is older
+//! [`serve`] looks at what a connection begins with. A plain `GET /v1/stream` over HTTP/1.1 goes the
+//! short way (`direct`); all else is handed to hyper, which calls `routes` for each request. Either
+//! way, `stream` finds out where the client is to start and subscribes it to
+//! the hub; from then on `body` is what is polled for bytes, with `pages` for what is older
 //! than the hub's ring. [`ingest()`] is the other
 //! end: it follows the database, encodes each event once and publishes it to the hub.
 //!
@@ -17,6 +18,7 @@
 mod accept;
 mod body;
 mod control;
+mod direct;
 mod events;
 mod files;
 mod frame;

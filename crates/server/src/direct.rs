@@ -1,0 +1,346 @@
+//! The short way for streams over HTTP/1.1: from the request's head to the socket without hyper.
+//!
+//! hyper keeps two buffers of 8 KiB for each connection, and much else that a stream which only
+//! ever goes one way has no use for. So a plain `GET /v1/stream` is recognised by its first
+//! bytes, and from then on one small task polls the body and writes. Whatever is anything else, or
+//! in any way unusual, goes to hyper with the bytes already read.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri};
+use http_body::Body as _;
+use http_body_util::Either;
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
+
+use crate::{EventBody, query::StreamQuery, response::Body};
+
+/// How such a request begins.
+const BEGINNING: &[u8] = b"GET /v1/stream?";
+
+/// Most headers looked at. With more, the request is an unusual one.
+const MAX_HEADERS: usize = 64;
+
+/// Bytes that are joined to be written at once.
+const JOINED: usize = 64 * 1024;
+
+/// What a connection begins with.
+pub(crate) enum Beginning {
+    /// A request for this stream, and nothing after it yet.
+    Stream(StreamQuery),
+    /// Anything else. These bytes of it have been read.
+    Other(Bytes),
+}
+
+/// Reads a connection's beginning, up to the end of the head if it is one for us.
+pub(crate) async fn begin(stream: &mut TcpStream, max_head: usize) -> io::Result<Beginning> {
+    let mut head = BytesMut::with_capacity(512);
+    loop {
+        let is_ours = head.len().min(BEGINNING.len());
+        if head[..is_ours] != BEGINNING[..is_ours] || head.len() >= max_head {
+            return Ok(Beginning::Other(head.freeze()));
+        }
+        match parse(&head) {
+            Head::Plain(query) => return Ok(Beginning::Stream(query)),
+            Head::Unusual => return Ok(Beginning::Other(head.freeze())),
+            Head::Incomplete => {}
+        }
+        if stream.read_buf(&mut head).await? == 0 {
+            return Ok(Beginning::Other(head.freeze()));
+        }
+    }
+}
+
+/// What has been read of a request's head.
+#[derive(Debug)]
+enum Head {
+    Incomplete,
+    Plain(StreamQuery),
+    /// Hyper's business.
+    Unusual,
+}
+
+fn parse(head: &[u8]) -> Head {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let len = match request.parse(head) {
+        Ok(httparse::Status::Complete(len)) => len,
+        Ok(httparse::Status::Partial) => return Head::Incomplete,
+        Err(_) => return Head::Unusual,
+    };
+    let is_plain = request.version == Some(1) && len == head.len() && has_host(request.headers);
+    let query = is_plain.then(|| query(&request)).flatten();
+    query.map_or(Head::Unusual, Head::Plain)
+}
+
+/// HTTP/1.1 demands one.
+fn has_host(headers: &[httparse::Header<'_>]) -> bool {
+    headers
+        .iter()
+        .any(|header| header.name.eq_ignore_ascii_case("host"))
+}
+
+fn query(request: &httparse::Request<'_, '_>) -> Option<StreamQuery> {
+    const UNUSUAL: [&str; 5] = [
+        "content-length",
+        "transfer-encoding",
+        "expect",
+        "upgrade",
+        "http2-settings",
+    ];
+    let uri: Uri = request.path?.parse().ok()?;
+    let mut headers = HeaderMap::new();
+    for header in request.headers.iter() {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
+        if UNUSUAL.contains(&name.as_str()) {
+            return None;
+        }
+        headers.append(name, HeaderValue::from_bytes(header.value).ok()?);
+    }
+    // A refusal is hyper's to write.
+    StreamQuery::parse(&uri, &headers).ok()
+}
+
+/// A stream on its way: ends when the body does, the client leaves, or it takes nothing for the
+/// time given.
+pub(crate) struct Direct {
+    stream: TcpStream,
+    body: EventBody,
+    /// Not written yet.
+    rest: Bytes,
+    stall_timeout: Duration,
+    /// Runs while the client takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+    has_ended: bool,
+}
+
+impl Direct {
+    /// The answer to a request for a stream; `None` if it is no stream.
+    pub(crate) fn new(
+        stream: TcpStream,
+        response: Response<Body>,
+        stall_timeout: Duration,
+    ) -> Option<Self> {
+        let (head, body) = response.into_parts();
+        let Either::Left(body) = body else {
+            return None;
+        };
+        let mut rest = BytesMut::with_capacity(256);
+        rest.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        for (name, value) in &head.headers {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                rest.extend_from_slice(part);
+            }
+        }
+        // Without a length, the body ends with the connection.
+        let date = httpdate::fmt_http_date(SystemTime::now());
+        let end = format!("connection: close\r\ndate: {date}\r\n\r\n");
+        rest.extend_from_slice(end.as_bytes());
+        Some(Self {
+            stream,
+            body,
+            rest: rest.freeze(),
+            stall_timeout,
+            stalled: None,
+            has_ended: false,
+        })
+    }
+
+    /// Writes what is there; ready when all of it is written.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.rest.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.rest) {
+                Poll::Ready(written) => {
+                    self.rest.advance(written?);
+                    self.stalled = None;
+                }
+                Poll::Pending => {
+                    let timeout = self.stall_timeout;
+                    let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(timeout)));
+                    ready!(stalled.as_mut().poll(cx));
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// All that is ready, up to a bound, so that it is written at once.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut joined = BytesMut::new();
+        while self.rest.len() + joined.len() < JOINED {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let Ok(bytes) = frame.into_data() else {
+                        continue;
+                    };
+                    if self.rest.is_empty() {
+                        self.rest = bytes;
+                    } else {
+                        joined.extend_from_slice(&bytes);
+                    }
+                }
+                Poll::Ready(None) => {
+                    self.has_ended = true;
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+        if !joined.is_empty() {
+            let first = std::mem::take(&mut self.rest);
+            let mut all = BytesMut::with_capacity(first.len() + joined.len());
+            all.extend_from_slice(&first);
+            all.extend_from_slice(&joined);
+            self.rest = all.freeze();
+        }
+        if self.rest.is_empty() && !self.has_ended {
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    /// Ready when the client has left. What it sends is of no interest.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut space = [0; 64];
+            let mut space = ReadBuf::new(&mut space);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
+            if space.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl Future for Direct {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_write(cx))?;
+            if self.has_ended {
+                return Pin::new(&mut self.stream).poll_shutdown(cx);
+            }
+            if self.poll_body(cx).is_pending() {
+                return self.poll_left(cx);
+            }
+        }
+    }
+}
+
+/// A connection of which some has been read already.
+#[derive(Debug)]
+pub(crate) struct Reread<S> {
+    read: Bytes,
+    stream: S,
+}
+
+impl<S> Reread<S> {
+    pub(crate) fn new(read: Bytes, stream: S) -> Self {
+        Self { read, stream }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Reread<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.read.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, out);
+        }
+        let len = self.read.len().min(out.remaining());
+        out.put_slice(&self.read.split_to(len));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Reread<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(head: &str, expected: Option<bool>) {
+        let is_plain = match parse(head.as_bytes()) {
+            Head::Incomplete => None,
+            Head::Plain(_) => Some(true),
+            Head::Unusual => Some(false),
+        };
+        assert_eq!(is_plain, expected, "{head:?}");
+    }
+
+    #[test]
+    fn only_what_is_plain_is_ours() {
+        let plain = "GET /v1/stream?topic=a HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n\r\n";
+        check(plain, Some(true));
+        for end in 0..plain.len() {
+            check(&plain[..end], None);
+        }
+        check(&format!("{plain}G"), Some(false));
+        check(
+            "GET /v1/stream?topic=a HTTP/1.0\r\nHost: h\r\n\r\n",
+            Some(false),
+        );
+        check("GET /v1/stream?topic=a HTTP/1.1\r\n\r\n", Some(false));
+        check("GET /v1/stream? HTTP/1.1\r\nHost: h\r\n\r\n", Some(false));
+        check(
+            "GET /v1/stream?topic=a HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n",
+            Some(false),
+        );
+        check(
+            "GET /v1/stream?topic=a HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\n\r\n",
+            Some(false),
+        );
+        check(
+            "GET /v1/stream?topic=a HTTP/1.1\r\nHost : h\r\n\r\n",
+            Some(false),
+        );
+        check(
+            &format!(
+                "GET /v1/stream?topic=a HTTP/1.1\r\nHost: h\r\n{}\r\n",
+                "a: b\r\n".repeat(65)
+            ),
+            Some(false),
+        );
+    }
+}
