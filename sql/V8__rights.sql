@@ -35,7 +35,7 @@ AS $$
     FROM pg_class
     WHERE pg_class.relnamespace = 'bellwether'::regnamespace AND CASE what
         WHEN 'hub' THEN pg_class.relname IN ('event', 'stream', 'batch', 'epoch', 'state', 'migration', 'attachment', 'attachments')
-        WHEN 'attach' THEN pg_class.relname IN ('attachment', 'attachments')
+        WHEN 'attach' THEN pg_class.relname IN ('migration', 'attachment', 'attachments')
         END
 $$;
 

@@ -1,4 +1,5 @@
 use super::{ids, problems, run, same, with_schema};
+use crate::harness::{bellwether, within};
 use tokio_postgres::Client;
 
 /// Owners of tables attach them without any other right, and writers need none at all.
@@ -80,6 +81,43 @@ async fn run_as(psql: &Client, sql: &str) -> Result<(), String> {
     psql.batch_execute(sql)
         .await
         .map_err(|error| pg::chain(&error))
+}
+
+/// Who lacks rights is told by the program which.
+#[tokio::test]
+async fn the_program_says_what_to_grant() {
+    let (database, psql) = with_schema().await;
+    run(&psql, "CREATE ROLE grantee LOGIN PASSWORD 'secret'; CREATE TABLE t (id int PRIMARY KEY); GRANT TRIGGER ON t TO grantee").await;
+    let (_, rest) = database.url.split_once('@').unwrap();
+    let url = format!("postgres://grantee:secret@{rest}");
+    for (args, what) in [
+        (&["attach", "t"][..], "attach"),
+        (&["attachments"], "attach"),
+        (&["publish", "a", "b", "1"], "publish"),
+    ] {
+        for what in [Some(what), None] {
+            let output = bellwether()
+                .args(args)
+                .args(["--database-url", &url])
+                .output();
+            let output = within("its end", output).await.unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            let Some(what) = what else {
+                assert!(output.status.success(), "{args:?}: {said}");
+                break;
+            };
+            assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+            let (_, grant) = said
+                .split_once("have the schema's owner or a superuser run ")
+                .expect(&said);
+            assert_eq!(
+                grant.trim(),
+                format!("SELECT bellwether.allow('grantee', '{what}')")
+            );
+            run(&psql, grant).await;
+        }
+        run(&psql, "REVOKE ALL ON SCHEMA bellwether FROM grantee").await;
+    }
 }
 
 /// Its functions run with the rights of the schema's owner. Nobody makes them work on another

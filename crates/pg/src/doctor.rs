@@ -8,7 +8,7 @@ use std::{
 use tokio::time;
 use tokio_postgres::{AsyncMessage, Client, Row};
 
-use crate::{Attachments, Database, Error, error::chain, rights, schema};
+use crate::{Attachments, Database, Error, Purpose, error::chain, rights, schema};
 
 /// How long a notification may take to come round.
 const ROUND_TRIP: Duration = Duration::from_secs(2);
@@ -274,7 +274,7 @@ async fn transactions(client: &Client) -> Result<Vec<Finding>, Error> {
 
 /// What a hub calls and reads.
 async fn rights(client: &Client) -> Result<Vec<Finding>, Error> {
-    Ok(vec![match rights::check(client).await {
+    Ok(vec![match rights::check(client, Purpose::Hub).await {
         Ok(()) => good("rights", "all that a hub needs"),
         Err(Error::Rights { grants }) => {
             let advice = format!("have the schema's owner or a superuser run {grants}");
