@@ -16,6 +16,8 @@ mod browser;
 mod clients;
 /// The demo as a person runs it, and what holds its folder.
 mod demo;
+/// What is told of a database, well or ill.
+mod doctor;
 /// Who is woken by what, and how rarely.
 mod doorbell;
 /// What is not a continuation, and what is.
