@@ -32,6 +32,8 @@ mod instances;
 mod order;
 /// What comes in over HTTP, and what is read there in other forms.
 mod publish;
+/// `docs/recipes.md`, done.
+mod recipes;
 /// Bad input and bad surroundings, each with its clear error.
 mod refusals;
 /// Cursors of every kind.
