@@ -272,6 +272,51 @@ BEGIN
             bellwether.capture_select(attachment, 'delete', keys, named, NULL, 'old'), moved) END);
 END $$;
 
+-- Functions of others that would run when rows of a table are made texts and JSON: casts
+-- of its columns' types, which anybody makes who may make a type. They would run with the
+-- rights of this schema's owner, so only his own and superusers' may.
+CREATE FUNCTION bellwether.foreign_casts(relation regclass) RETURNS TABLE (type regtype, function regprocedure, owner name)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    WITH RECURSIVE used (type) AS (
+        SELECT pg_attribute.atttypid FROM pg_attribute
+        WHERE pg_attribute.attrelid = foreign_casts.relation AND pg_attribute.attnum > 0 AND NOT pg_attribute.attisdropped
+        UNION
+        SELECT part.type
+        FROM used JOIN pg_type ON pg_type.oid = used.type
+        CROSS JOIN LATERAL (
+            SELECT pg_type.typelem UNION ALL SELECT pg_type.typbasetype
+            UNION ALL SELECT pg_attribute.atttypid FROM pg_attribute
+            WHERE pg_attribute.attrelid = pg_type.typrelid AND pg_attribute.attnum > 0 AND NOT pg_attribute.attisdropped
+        ) AS part (type)
+        WHERE part.type <> 0
+    )
+    SELECT used.type::regtype, pg_proc.oid::regprocedure, pg_roles.rolname
+    FROM used
+    JOIN pg_cast ON pg_cast.castsource = used.type AND pg_cast.casttarget IN ('text'::regtype, 'json'::regtype)
+    JOIN pg_proc ON pg_proc.oid = pg_cast.castfunc
+    JOIN pg_roles ON pg_roles.oid = pg_proc.proowner
+    WHERE NOT pg_roles.rolsuper
+        AND pg_roles.oid <> (SELECT pg_namespace.nspowner FROM pg_namespace WHERE pg_namespace.nspname = 'bellwether');
+END;
+
+-- Whether a trigger on this table may do an attachment's work. Who may execute the
+-- attachment's function could have made a trigger of it on any table of his; and a
+-- partition that was detached keeps its triggers.
+CREATE FUNCTION bellwether.may_capture(attachment integer, relation regclass) RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    WITH RECURSIVE above (relation) AS (
+        SELECT may_capture.relation
+        UNION
+        SELECT pg_inherits.inhparent::regclass FROM above JOIN pg_inherits ON pg_inherits.inhrelid = above.relation
+    )
+    SELECT EXISTS (
+            SELECT FROM bellwether.attachment AS existing JOIN above USING (relation)
+            WHERE existing.id = may_capture.attachment)
+        AND NOT EXISTS (SELECT FROM bellwether.foreign_casts(may_capture.relation));
+END;
+
 -- The body of an attachment's trigger function: for whole statements or, where
 -- replication applies rows one by one, for each row.
 CREATE FUNCTION bellwether.capture_source(attachment bellwether.attachment, each_row boolean) RETURNS text
@@ -283,12 +328,20 @@ DECLARE
     "bellwether schema" CONSTANT text := coalesce(TG_ARGV[0], TG_TABLE_SCHEMA);
     "bellwether table" CONSTANT text := coalesce(TG_ARGV[1], TG_TABLE_NAME);
 BEGIN
+    -- Nearly always this is all there is to ask: the attached table, and no cast is anybody's own.
+    IF (NOT EXISTS (SELECT FROM bellwether.attachment WHERE id = %s AND relation = TG_RELID)
+        OR EXISTS (SELECT FROM pg_cast WHERE oid >= 16384 AND casttarget IN ('text'::regtype, 'json'::regtype)))
+        AND NOT bellwether.may_capture(%1$s, TG_RELID)
+    THEN
+        RETURN NULL;
+    END IF;
     %s END IF;
     IF FOUND THEN
         %s
     END IF;
     RETURN NULL;
 END $body$,
+        (attachment).id,
         string_agg(format($body$IF TG_OP = %L THEN
         INSERT INTO bellwether.event (topic, name, key, data, retain)
         SELECT captured.topic, captured.name, captured.key,
@@ -343,7 +396,8 @@ AS $$
         JOIN pg_namespace ON pg_namespace.oid = root.relnamespace
         WHERE root.oid = ($1).relation
     ), trigger AS (
-        SELECT target.relation, ('bellwether_' || op.name)::name AS name, 'O'::"char" AS enabled,
+        SELECT target.relation, ('bellwether_' || op.name)::name AS name,
+            CASE WHEN ($1).replica AND op.name = 'truncate' THEN 'A'::"char" ELSE 'O' END AS enabled,
             upper(op.name) AS events,
             CASE op.name
                 WHEN 'insert' THEN 'REFERENCING NEW TABLE AS "bellwether new" '
@@ -354,7 +408,7 @@ AS $$
         FROM target CROSS JOIN unnest(($1).ops) AS op (name)
         WHERE op.name <> 'truncate' OR target.relation = ($1).relation
         UNION ALL
-        -- Replication applies rows, to the tables that hold them, and fires no other kind.
+        -- Replication applies rows, to the tables that hold them, and whole truncates.
         SELECT target.relation, 'bellwether_replicated', 'R',
             (SELECT string_agg(upper(op.name), ' OR ' ORDER BY array_position('{insert,delete,update}', op.name))
              FROM unnest(($1).ops) AS op (name) WHERE op.name <> 'truncate'),
@@ -367,16 +421,14 @@ AS $$
     FROM trigger
 $$;
 
--- Those that there are.
-CREATE FUNCTION bellwether.present_triggers(attached regclass)
+-- Those that there are, on whatever table: a partition may have been detached meanwhile.
+CREATE FUNCTION bellwether.present_triggers(attachment integer)
 RETURNS TABLE (relation regclass, name name, enabled "char", definition text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT pg_trigger.tgrelid::regclass, pg_trigger.tgname, pg_trigger.tgenabled, pg_get_triggerdef(pg_trigger.oid)
-    FROM bellwether.with_descendants($1) AS tree (relation)
-    JOIN pg_trigger ON pg_trigger.tgrelid = tree.relation
-    WHERE pg_trigger.tgname IN ('bellwether_insert', 'bellwether_update', 'bellwether_delete',
-        'bellwether_truncate', 'bellwether_replicated')
+    FROM pg_trigger
+    WHERE pg_trigger.tgfoid IN (to_regproc('bellwether.capture_' || $1), to_regproc('bellwether.capture_' || $1 || '_row'))
 $$;
 
 -- Captures a table. To call it again changes what is different, and takes no lock where
@@ -394,7 +446,11 @@ $$;
 --             session_replication_role = replica
 --
 -- Returns `attached`, `changed` or `unchanged`. It runs with the caller's rights, who
--- needs those to create triggers on the table.
+-- needs those to create triggers on the table; for `replica`, and to attach it again, he
+-- must own it or, to attach it again, have attached it.
+--
+-- A column GENERATED ALWAYS AS ... VIRTUAL (Postgres 18) is null in a row: Postgres does not
+-- compute it for triggers.
 CREATE FUNCTION bellwether.attach(
     relation regclass,
     topic    text    DEFAULT '{table}',
@@ -417,7 +473,10 @@ BEGIN
     FROM bellwether.record_attachment(relation, topic, event, ops, columns, old, retain, doorbell, replica);
 
     FOR surplus IN
-        SELECT * FROM bellwether.present_triggers(attach.relation) AS present
+        -- Of this attachment, and of those of tables that now come along.
+        SELECT present.* FROM bellwether.attachment AS existing
+        JOIN bellwether.with_descendants(attach.relation) AS tree (relation) USING (relation)
+        CROSS JOIN LATERAL bellwether.present_triggers(existing.id) AS present
         WHERE (present.relation, present.name) NOT IN (
             SELECT due.relation, due.name FROM bellwether.wanted_triggers(recorded.attachment) AS due)
     LOOP
@@ -426,11 +485,13 @@ BEGIN
     END LOOP;
     FOR wanted IN
         SELECT * FROM bellwether.wanted_triggers(recorded.attachment)
-        EXCEPT SELECT * FROM bellwether.present_triggers(attach.relation)
+        EXCEPT SELECT * FROM bellwether.present_triggers((recorded.attachment).id)
     LOOP
         EXECUTE regexp_replace(wanted.definition, '^CREATE', 'CREATE OR REPLACE');
-        EXECUTE format('ALTER TABLE %s ENABLE %s TRIGGER %I', wanted.relation,
-            CASE wanted.enabled WHEN 'R' THEN 'REPLICA' END, wanted.name);
+        IF wanted.enabled <> 'O' THEN
+            EXECUTE format('ALTER TABLE %s ENABLE %s TRIGGER %I', wanted.relation,
+                CASE wanted.enabled WHEN 'R' THEN 'REPLICA' ELSE 'ALWAYS' END, wanted.name);
+        END IF;
         recorded.outcome := replace(recorded.outcome, 'unchanged', 'changed');
     END LOOP;
     PERFORM bellwether.sweep();
@@ -452,12 +513,13 @@ DECLARE
     before bellwether.attachment;
     class record;
     above regclass;
+    cast_by record;
     wrong text;
     each_row boolean;
     suffix text;
     source text;
 BEGIN
-    SELECT pg_class.relkind, pg_class.relpersistence, pg_namespace.nspname INTO class
+    SELECT pg_class.relkind, pg_class.relpersistence, pg_class.relowner, pg_namespace.nspname INTO class
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = pg_class.relnamespace WHERE pg_class.oid = relation;
     IF NOT FOUND THEN
         RAISE 'there is no table to attach: NULL was given' USING ERRCODE = 'null_value_not_allowed';
@@ -503,6 +565,12 @@ BEGIN
     PERFORM bellwether.check_name(event);
 
     SELECT existing.* INTO before FROM bellwether.attachment AS existing WHERE existing.relation = relation FOR UPDATE;
+    IF FOUND AND NOT pg_has_role(caller, class.relowner, 'USAGE') AND NOT EXISTS (
+        SELECT FROM pg_roles WHERE pg_roles.rolname = before.attached_by AND pg_has_role(caller, pg_roles.oid, 'USAGE'))
+    THEN
+        RAISE '% was attached by %, and % may not change that', relation, before.attached_by, caller
+            USING ERRCODE = 'insufficient_privilege', HINT = format('Have %s or the table''s owner do it.', before.attached_by);
+    END IF;
     attachment := (coalesce(before.id, 0), relation, topic, event, ops, columns, old, retain, doorbell, replica,
         coalesce(before.attached_by, caller), before.attached_at);
     SELECT string_agg(quote_ident(named.name), ', ') INTO wrong
@@ -513,6 +581,20 @@ BEGIN
     IF wrong IS NOT NULL THEN
         RAISE '% has no column %', relation, wrong USING ERRCODE = 'undefined_column',
             HINT = 'A template names {table}, {schema}, {op} or a column, written as in the catalog.';
+    END IF;
+    SELECT string_agg(quote_ident(pg_attribute.attname), ', ') INTO wrong
+    FROM pg_attribute
+    WHERE pg_attribute.attrelid = relation AND pg_attribute.attgenerated = 'v'
+        AND pg_attribute.attname = ANY (bellwether.named_columns(attachment));
+    IF wrong IS NOT NULL THEN
+        RAISE 'the virtual column % of % cannot be captured: no trigger sees its value', wrong, relation
+            USING ERRCODE = 'feature_not_supported', HINT = 'Generate it as STORED, or name the columns that it is made of.';
+    END IF;
+    SELECT * INTO cast_by FROM bellwether.foreign_casts(relation);
+    IF FOUND THEN
+        RAISE '% casts the type %, belongs to %, and would run with the rights of the schema bellwether',
+            cast_by.function, cast_by.type, cast_by.owner
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Have it belong to a superuser, or drop the cast.';
     END IF;
 
     IF before.id IS NULL THEN
@@ -537,12 +619,13 @@ BEGIN
         CONTINUE WHEN source = (
             SELECT pg_proc.prosrc FROM pg_proc WHERE pg_proc.oid = to_regproc('bellwether.capture_' || suffix));
         -- A nested loop would be right for the one row that the first statement had, and be
-        -- kept for a million; a plan without one counts as dear enough to be compiled. And topics and keys that are made of times must not depend on
-        -- the time zone of whoever writes.
+        -- kept for a million; a plan without one counts as dear enough to be compiled.
         EXECUTE format('CREATE OR REPLACE FUNCTION bellwether.capture_%s() RETURNS trigger LANGUAGE plpgsql '
             'SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off %s AS %L',
             suffix,
-            CASE WHEN bellwether.names_times(attachment) THEN 'SET timezone = ''UTC'' SET datestyle = ''ISO''' END,
+            CASE WHEN bellwether.needs_formats(attachment) THEN
+                'SET timezone = ''UTC'' SET datestyle = ''ISO'' SET intervalstyle = ''postgres'' '
+                'SET bytea_output = ''hex'' SET extra_float_digits = 1' END,
             source);
         EXECUTE format('REVOKE ALL ON FUNCTION bellwether.capture_%s() FROM PUBLIC', suffix);
         EXECUTE format('GRANT EXECUTE ON FUNCTION bellwether.capture_%s() TO %I', suffix, caller);
@@ -550,15 +633,20 @@ BEGIN
     END LOOP;
 END $$;
 
--- Whether dates or times are among the named columns.
-CREATE FUNCTION bellwether.names_times(attachment bellwether.attachment) RETURNS boolean
+-- Whether what is captured would depend on settings of whoever writes, such as his time
+-- zone. A time in a row's JSON has its zone with it; as a topic or key, it must be the same
+-- whoever wrote it. To set these costs, so it is not done for nothing.
+CREATE FUNCTION bellwether.needs_formats(attachment bellwether.attachment) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT EXISTS (
-        SELECT FROM pg_attribute
-        WHERE pg_attribute.attrelid = (attachment).relation
-            AND pg_attribute.attname = ANY (bellwether.named_columns(attachment))
-            AND pg_attribute.atttypid IN ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype, 'timetz'::regtype));
+        SELECT FROM pg_attribute JOIN pg_type ON pg_type.oid = pg_attribute.atttypid
+        WHERE pg_attribute.attrelid = (attachment).relation AND pg_attribute.attnum > 0
+            AND (pg_type.typcategory NOT IN ('N', 'S', 'B', 'E') OR pg_type.typtype = 'd'
+                OR pg_type.oid IN ('real'::regtype, 'double precision'::regtype))
+            AND pg_type.oid NOT IN ('uuid'::regtype, 'json'::regtype, 'jsonb'::regtype)
+            AND (pg_attribute.attname = ANY (bellwether.named_columns(attachment))
+                OR (attachment).columns IS NULL AND pg_type.typcategory <> 'D'));
 END;
 
 -- Ends an attachment; what was captured stays. Needs the lock ACCESS EXCLUSIVE on the
@@ -567,12 +655,13 @@ CREATE FUNCTION bellwether.detach(relation regclass) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    attached CONSTANT integer := (SELECT attachment.id FROM bellwether.attachment WHERE attachment.relation = detach.relation);
     present record;
 BEGIN
-    IF NOT EXISTS (SELECT FROM bellwether.attachment WHERE attachment.relation = detach.relation) THEN
+    IF attached IS NULL THEN
         RETURN false;
     END IF;
-    FOR present IN SELECT * FROM bellwether.present_triggers(detach.relation) LOOP
+    FOR present IN SELECT * FROM bellwether.present_triggers(attached) LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', present.name, present.relation);
     END LOOP;
     PERFORM bellwether.sweep();
@@ -589,7 +678,7 @@ BEGIN
     FOR orphan IN
         WITH gone AS (
             DELETE FROM bellwether.attachment
-            WHERE NOT EXISTS (SELECT FROM bellwether.present_triggers(attachment.relation))
+            WHERE NOT EXISTS (SELECT FROM bellwether.present_triggers(attachment.id))
             RETURNING attachment.id
         )
         SELECT pg_proc.oid FROM gone
@@ -622,8 +711,12 @@ AS $$
         ELSE format('the trigger %s on %s is not the one that attach makes: attach %s again', name, relation, ($1).relation)
         END
     FROM bellwether.wanted_triggers($1) AS wanted
-    LEFT JOIN bellwether.present_triggers(($1).relation) AS present USING (relation, name)
+    LEFT JOIN bellwether.present_triggers(($1).id) AS present USING (relation, name)
     WHERE (wanted.enabled, wanted.definition) IS DISTINCT FROM (present.enabled, present.definition)
+    UNION ALL
+    SELECT format('rows of %s are not captured, as %s, which casts its %s, belongs to %s and would run with the rights of this schema: '
+        'have it belong to a superuser', tree.relation, cast_by.function, cast_by.type, cast_by.owner)
+    FROM bellwether.with_descendants(($1).relation) AS tree (relation) CROSS JOIN bellwether.foreign_casts(tree.relation) AS cast_by
     UNION ALL
     SELECT 'its function is not what attach would write now: attach the table again'
     FROM pg_class

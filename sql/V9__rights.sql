@@ -30,13 +30,13 @@ AS $$
     WHERE pg_proc.pronamespace = 'bellwether'::regnamespace AND what IN ('hub', 'attach')
         AND pg_proc.proname IN ('drift', 'capture_source', 'capture_op', 'capture_select', 'capture_side',
             'row_expression', 'key_expression', 'template_expression', 'template_parts', 'key_columns',
-            'named_columns', 'with_descendants', 'wanted_triggers', 'present_triggers')
+            'named_columns', 'with_descendants', 'wanted_triggers', 'present_triggers', 'foreign_casts')
     UNION ALL
     SELECT 'SELECT ON', pg_class.oid::regclass::text, has_table_privilege(pg_class.oid, 'SELECT')
     FROM pg_class
     WHERE pg_class.relnamespace = 'bellwether'::regnamespace AND CASE what
         WHEN 'hub' THEN pg_class.relname IN ('event', 'stream', 'batch', 'epoch', 'state', 'migration', 'attachment', 'attachments')
-        WHEN 'attach' THEN pg_class.relname IN ('attachment', 'attachments')
+        WHEN 'attach' THEN pg_class.relname IN ('migration', 'attachment', 'attachments')
         END
 $$;
 

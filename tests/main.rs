@@ -16,6 +16,8 @@ mod browser;
 mod clients;
 /// The demo as a person runs it, and what holds its folder.
 mod demo;
+/// What is told of a database, well or ill.
+mod doctor;
 /// Who is woken by what, and how rarely.
 mod doorbell;
 /// What is not a continuation, and what is.
@@ -30,6 +32,8 @@ mod instances;
 mod order;
 /// What comes in over HTTP, and what is read there in other forms.
 mod publish;
+/// `docs/recipes.md`, done.
+mod recipes;
 /// Bad input and bad surroundings, each with its clear error.
 mod refusals;
 /// Cursors of every kind.

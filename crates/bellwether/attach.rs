@@ -1,7 +1,7 @@
 //! `bellwether attach`, `detach` and `attachments`.
 
 use anyhow::{Context, Result};
-use pg::{Attachment, Attachments};
+use pg::{Attachment, Attachments, Purpose};
 
 use crate::cli::{AttachOptions, AttachmentsOptions, DetachOptions, say};
 
@@ -20,7 +20,7 @@ pub(crate) async fn attach(options: AttachOptions) -> Result<()> {
         replica: options.replica,
     };
     // One command makes a table live, also in a database where no hub has been yet.
-    pg::migrate(&database).await?;
+    pg::migrate(&database, Purpose::Attach).await?;
     let attachments = Attachments::connect(&database).await?;
     let outcome = attachments.attach(&attachment, options.patience.patience);
     let outcome = outcome.await?;

@@ -207,6 +207,7 @@ pub(crate) struct DatabaseOptions {
     database_url: Option<String>,
 }
 
+#[allow(clippy::struct_excessive_bools)] // each is a flag
 #[derive(Args, Debug)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -320,6 +321,9 @@ pub(crate) struct DoctorOptions {
     /// As JSON, one line for each finding
     #[arg(long)]
     pub(crate) json: bool,
+    /// Name transactions that have been open for longer
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = time_or_never)]
+    pub(crate) long: Duration,
     #[command(flatten)]
     pub(crate) database: DatabaseOptions,
 }

@@ -12,7 +12,7 @@ struct Unfit(usize);
 
 /// Says what it finds. An error if a hub could not do its work.
 pub(crate) async fn run(options: DoctorOptions) -> Result<()> {
-    let findings = pg::examine(&options.database.database()?).await;
+    let findings = pg::examine(&options.database.database()?, options.long).await;
     for finding in &findings {
         if options.json {
             say(serde_json::to_string(finding).context("cannot write JSON")?)?;
@@ -45,7 +45,7 @@ impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} of the findings above keep a hub from its work",
+            "a hub cannot do its work here: what is BAD above comes first ({})",
             self.0
         )
     }

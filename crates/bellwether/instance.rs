@@ -316,7 +316,7 @@ impl Instance {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
             let prepared = async {
-                pg::migrate(&self.database).await?;
+                pg::migrate(&self.database, pg::Purpose::Hub).await?;
                 if has_events_table {
                     EventsTable::create(&self.database).await?;
                 }

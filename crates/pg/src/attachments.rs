@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time;
 use tokio_postgres::{Client, error::SqlState};
 
-use crate::{Database, Error};
+use crate::{Database, Error, Purpose, rights};
 
 /// How long to wait for the lock on a table before letting go of it. Meanwhile its writers
 /// wait behind us.
@@ -15,6 +15,7 @@ const LOCK_WAIT: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// What to capture of a table, and how; see `bellwether.attach` for each.
+#[allow(clippy::struct_excessive_bools)] // they are SQL's
 #[derive(Clone, Debug, Serialize)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -99,10 +100,12 @@ impl Attachments {
                 )
                 .await
         });
-        let row = row
-            .await
-            .map_err(|error| Error::Query("attach the table", error))?;
-        Ok(row.get(0))
+        match row.await {
+            Ok(row) => Ok(row.get(0)),
+            Err(error) => Err(self
+                .failed(Purpose::Attach, "attach the table", error)
+                .await),
+        }
     }
 
     /// Ends an attachment. Returns whether there was one. Waits for locks as `attach` does.
@@ -111,10 +114,12 @@ impl Attachments {
         let row = self.patiently(patience, async || {
             self.client.query_one(query, &[&relation]).await
         });
-        let row = row
-            .await
-            .map_err(|error| Error::Query("detach the table", error))?;
-        Ok(row.get(0))
+        match row.await {
+            Ok(row) => Ok(row.get(0)),
+            Err(error) => Err(self
+                .failed(Purpose::Attach, "detach the table", error)
+                .await),
+        }
     }
 
     /// All there are.
@@ -122,8 +127,14 @@ impl Attachments {
         let query = "
             SELECT relation::text, topic, event, ops, columns, old, retain, doorbell, replica, problems
             FROM bellwether.attachments ORDER BY relation::text";
-        let rows = self.client.query(query, &[]).await;
-        let rows = rows.map_err(|error| Error::Query("list the attachments", error))?;
+        let rows = match self.client.query(query, &[]).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                return Err(self
+                    .failed(Purpose::Attach, "list the attachments", error)
+                    .await);
+            }
+        };
         let attached = rows.iter().map(|row| Attached {
             attachment: Attachment {
                 relation: row.get(0),
@@ -160,8 +171,22 @@ impl Attachments {
                 &[&topic, &draft.name, &draft.data, &draft.key, &draft.retain],
             )
             .await;
-        let row = row.map_err(|error| Error::Query("publish the event", error))?;
-        Ok(row.get(0))
+        match row {
+            Ok(row) => Ok(row.get(0)),
+            Err(error) => Err(self
+                .failed(Purpose::Publish, "publish the event", error)
+                .await),
+        }
+    }
+
+    /// The error that says what is to be granted, if that is what is wrong.
+    async fn failed(
+        &self,
+        purpose: Purpose,
+        what: &'static str,
+        error: tokio_postgres::Error,
+    ) -> Error {
+        rights::explain(&self.client, purpose, Error::Query(what, error)).await
     }
 
     /// Again and again while the table is locked.

@@ -6,18 +6,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::time;
-use tokio_postgres::{AsyncMessage, Client, Row};
+use tokio_postgres::{AsyncMessage, Client, Row, error::SqlState};
 
-use crate::{Attachments, Database, Error, error::chain, rights, schema};
+use crate::{Attachments, Database, Error, Purpose, error::chain, rights, schema};
 
 /// How long a notification may take to come round.
 const ROUND_TRIP: Duration = Duration::from_secs(2);
 
 /// Clocks that differ by more than this make `at` and the age of events misleading.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2);
-
-/// Transactions older than this are named.
-const LONG_TRANSACTION: Duration = Duration::from_mins(5);
 
 /// Events that wait longer than this for their numbers wait for a hub that is not there.
 const UNNUMBERED: Duration = Duration::from_secs(5);
@@ -48,75 +45,86 @@ pub enum State {
     Bad,
 }
 
-/// Looks at all of it. What cannot be looked at is a finding, too.
-pub async fn examine(database: &Database) -> Vec<Finding> {
+/// Looks at all of it, and changes nothing. What cannot be looked at is a finding, too.
+/// Transactions that have been open for longer than `long` are named.
+pub async fn examine(database: &Database, long: Duration) -> Vec<Finding> {
     let client = match database.connect().await {
         Ok(client) => client,
-        Err(error) => {
-            return vec![bad(
-                "connection",
-                chain(&error),
-                "check the URL, that the server runs, and that it lets this host and role in (pg_hba.conf)",
-            )];
-        }
+        Err(error) => return vec![bad("connection", chain(&error), how_to_connect(&error))],
     };
-    let mut findings = vec![good("connection", database.to_string())];
-    let mut add = |check, result: Result<Vec<Finding>, Error>| match result {
-        Ok(found) => findings.extend(found),
-        Err(error) => findings.push(bad(check, chain(&error), "see the README's part on rights")),
-    };
-    add("server", server(&client).await);
-    add("settings", settings(&client).await);
-    add("clock", clock(&client).await);
-    add("notify", notify(database).await);
-    add("notification queue", queue(&client).await);
-    add("transactions", transactions(&client).await);
-    match schema::version(&client).await {
-        Ok(Some(version)) if version == schema::newest() => {
-            add(
-                "schema",
-                Ok(vec![good("schema", format!("version {version}"))]),
-            );
-            add("rights", rights(&client).await);
-            add("stream", stream(&client).await);
-            add("attachments", attachments(database).await);
-        }
-        Ok(version) => {
-            let found = match version {
-                Some(version) => {
-                    format!("version {version}, this program's is {}", schema::newest())
-                }
-                None => "there is none".to_owned(),
-            };
-            let advice = "start a hub of this version as a role that may create the schema: it makes or upgrades it";
-            add("schema", Ok(vec![bad("schema", found, advice)]));
-        }
-        Err(error) => add("schema", Err(error)),
+    let mut findings = Findings(vec![good("connection", database.to_string())]);
+    // Through a pooler that shares sessions, what else is found means nothing.
+    if findings.add("notify", notify(database).await) == State::Bad {
+        return findings.0;
     }
-    findings
+    findings.add("server", server(&client).await);
+    findings.add("settings", settings(&client).await);
+    findings.add("clock", clock(&client).await);
+    findings.add("notification queue", queue(&client).await);
+    findings.add("transactions", transactions(&client, long).await);
+    // Each of these needs the one before.
+    if findings.add("rights", rights(&client).await) != State::Bad
+        && findings.add("schema", schema(&client).await) != State::Bad
+    {
+        findings.add("stream", stream(&client).await);
+        findings.add("attachments", attachments(database).await);
+    }
+    findings.0
+}
+
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    /// Returns how bad it is.
+    fn add(&mut self, check: &'static str, result: Result<Vec<Finding>, Error>) -> State {
+        let found = result.unwrap_or_else(|error| {
+            let advice = "see the server's log; if it goes on, tell us what both say";
+            vec![bad(check, chain(&error), advice)]
+        });
+        let worst = found.iter().map(|finding| finding.state).max();
+        self.0.extend(found);
+        worst.unwrap_or(State::Good)
+    }
+}
+
+fn how_to_connect(error: &Error) -> &'static str {
+    let code = match error {
+        Error::InRecovery(_) => {
+            return "connect to the primary; a hub that waits here serves once it is promoted";
+        }
+        Error::Connect { source, .. } => source.code(),
+        _ => None,
+    };
+    match code {
+        Some(&SqlState::INVALID_PASSWORD) => {
+            "check the role and its password; `\\password` in psql sets another"
+        }
+        Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
+            "check that the role exists and may log in, and that pg_hba.conf lets it in from this host"
+        }
+        Some(&SqlState::INVALID_CATALOG_NAME) => "check the database's name, or create it",
+        Some(&SqlState::TOO_MANY_CONNECTIONS) => {
+            "raise max_connections, or close some: a hub needs up to 20"
+        }
+        _ => {
+            "check host and port, that the server runs and listens there (listen_addresses), and firewalls between"
+        }
+    }
 }
 
 async fn server(client: &Client) -> Result<Vec<Finding>, Error> {
     let row = ask(
         client,
         "look at the server",
-        "SELECT current_setting('server_version'), current_setting('server_version_num')::int, pg_is_in_recovery()",
+        "SELECT current_setting('server_version'), current_setting('server_version_num')::int",
     )
     .await?;
     let version = format!("PostgreSQL {}", row.get::<_, String>(0));
-    let mut findings = vec![if row.get::<_, i32>(1) < 150_000 {
+    Ok(vec![if row.get::<_, i32>(1) < 150_000 {
         bad("server", version, "upgrade to PostgreSQL 15 or newer")
     } else {
         good("server", version)
-    }];
-    if row.get(2) {
-        findings.push(bad(
-            "server",
-            "it is in recovery: a standby, read-only",
-            "connect to the primary; a hub that waits here serves once it is promoted",
-        ));
-    }
-    Ok(findings)
+    }])
 }
 
 async fn settings(client: &Client) -> Result<Vec<Finding>, Error> {
@@ -152,20 +160,24 @@ async fn clock(client: &Client) -> Result<Vec<Finding>, Error> {
     let before = SystemTime::now();
     let row = ask(client, "read the clock", "SELECT clock_timestamp()").await?;
     let after = SystemTime::now();
-    let there: SystemTime = row.get(0);
+    Ok(vec![compare_clocks(before, row.get(0), after)])
+}
+
+/// The server's clock was read between two looks at ours.
+fn compare_clocks(before: SystemTime, there: SystemTime, after: SystemTime) -> Finding {
+    const CHECK: &str = "clock";
     let ahead = there.duration_since(after).unwrap_or_default();
     let behind = before.duration_since(there).unwrap_or_default();
-    let difference = ahead.max(behind);
-    let found = format!("the server's differs by {difference:.1?}");
-    Ok(vec![if difference > CLOCK_DIFFERENCE {
-        warning(
-            "clock",
-            found,
-            "set both clocks by NTP: the times of events are the server's",
-        )
-    } else {
-        good("clock", found)
-    }])
+    let found = match (ahead, behind) {
+        (Duration::ZERO, Duration::ZERO) => return good(CHECK, "the server's agrees with ours"),
+        (Duration::ZERO, behind) => format!("the server's is {behind:.1?} behind ours"),
+        (ahead, _) => format!("the server's is {ahead:.1?} ahead of ours"),
+    };
+    if ahead.max(behind) <= CLOCK_DIFFERENCE {
+        return good(CHECK, found);
+    }
+    let advice = "set both by NTP: the times of events, and with them when they are deleted, are the server's";
+    warning(CHECK, found, advice)
 }
 
 /// Whether what a session listens to comes through: a pooler in transaction mode gives each
@@ -174,13 +186,12 @@ async fn notify(database: &Database) -> Result<Vec<Finding>, Error> {
     const CHECK: &str = "notify";
     const ADVICE: &str = "connect to Postgres directly, or through a pooler in session mode: LISTEN needs a session of its own";
     let (client, mut connection) = database.connect_raw().await?;
-    let (heard_sender, mut heard) = tokio::sync::mpsc::channel(1);
+    let (heard_sender, mut heard) = tokio::sync::mpsc::channel(16);
     let drive = tokio::spawn(async move {
         while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-            if let AsyncMessage::Notification(note) = message
-                && heard_sender.send(note.payload().to_owned()).await.is_err()
-            {
-                return; // whoever waited has given up
+            if let AsyncMessage::Notification(note) = message {
+                // Others' tokens may be lost, and whoever waited may have given up.
+                let _: Result<_, _> = heard_sender.try_send(note.payload().to_owned());
             }
         }
     });
@@ -213,7 +224,9 @@ async fn notify(database: &Database) -> Result<Vec<Finding>, Error> {
     Ok(vec![if !came {
         bad(
             CHECK,
-            format!("no notification came within {ROUND_TRIP:?}"),
+            format!(
+                "no notification came within {ROUND_TRIP:?}: is there a pooler in transaction mode between?"
+            ),
             ADVICE,
         )
     } else if first != last {
@@ -246,25 +259,26 @@ async fn queue(client: &Client) -> Result<Vec<Finding>, Error> {
     }])
 }
 
-async fn transactions(client: &Client) -> Result<Vec<Finding>, Error> {
+async fn transactions(client: &Client, long: Duration) -> Result<Vec<Finding>, Error> {
     const CHECK: &str = "transactions";
     let query = "
         SELECT 'process ' || pid || ' of ' || coalesce(usename, '?') || ' (' || coalesce(application_name, '') || ')',
-            extract(epoch FROM now() - xact_start)::float8 AS age
+            extract(epoch FROM now() - xact_start)::float8 AS age, format('SELECT pg_terminate_backend(%s)', pid)
         FROM pg_stat_activity
-        WHERE backend_type = 'client backend' AND xact_start < now() - make_interval(secs => $1)
+        WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND xact_start < now() - make_interval(secs => $1)
         UNION ALL
-        SELECT 'the prepared transaction ' || gid, extract(epoch FROM now() - prepared)::float8
+        SELECT 'the prepared transaction ' || gid, extract(epoch FROM now() - prepared)::float8,
+            format('ROLLBACK PREPARED %L, in database %I', gid, database)
         FROM pg_prepared_xacts WHERE prepared < now() - make_interval(secs => $1)
         ORDER BY age DESC LIMIT 5";
-    let rows = client
-        .query(query, &[&LONG_TRANSACTION.as_secs_f64()])
-        .await;
+    let rows = client.query(query, &[&long.as_secs_f64()]).await;
     let rows = rows.map_err(|error| Error::Query("look at the transactions", error))?;
     let finding = |row: &Row| {
-        let (who, age): (String, f64) = (row.get(0), row.get(1));
-        let found = format!("{who} is open for {:.0} minutes", age / 60.0);
-        let advice = "only its own events wait for it, but nothing that was deleted since can be vacuumed: end it if it is forgotten";
+        let (who, age, end): (String, f64, String) = (row.get(0), row.get(1), row.get(2));
+        let found = format!("{who} has been open for {:.0} minutes", age / 60.0);
+        let advice = format!(
+            "only its own events wait for it, but nothing that was deleted since can be vacuumed; if it is forgotten: {end}"
+        );
         warning(CHECK, found, advice)
     };
     Ok(match rows.as_slice() {
@@ -275,13 +289,36 @@ async fn transactions(client: &Client) -> Result<Vec<Finding>, Error> {
 
 /// What a hub calls and reads.
 async fn rights(client: &Client) -> Result<Vec<Finding>, Error> {
-    Ok(vec![match rights::check(client).await {
+    Ok(vec![match rights::check(client, Purpose::Hub).await {
         Ok(()) => good("rights", "all that a hub needs"),
         Err(Error::Rights { grants }) => {
             let advice = format!("have the schema's owner or a superuser run {grants}");
             bad("rights", "the role may not do what a hub does", advice)
         }
         Err(error) => return Err(error),
+    }])
+}
+
+async fn schema(client: &Client) -> Result<Vec<Finding>, Error> {
+    const CHECK: &str = "schema";
+    let newest = schema::newest();
+    Ok(vec![match schema::version(client).await? {
+        Some(version) if version == newest => good(CHECK, format!("version {version}")),
+        Some(version) if version > newest => bad(
+            CHECK,
+            format!("version {version}; this program knows versions up to {newest}"),
+            "run the newer program that made it",
+        ),
+        Some(version) => bad(
+            CHECK,
+            format!("version {version}; this program's is {newest}"),
+            "start a hub of this version as the schema's owner: it upgrades it",
+        ),
+        None => bad(
+            CHECK,
+            "there is none",
+            "start a hub, which makes it: bellwether serve",
+        ),
     }])
 }
 
@@ -386,5 +423,32 @@ fn bad(check: &'static str, found: impl Into<String>, advice: impl Into<String>)
         state: State::Bad,
         found: found.into(),
         advice: Some(advice.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_may_differ_a_little() {
+        let before = SystemTime::UNIX_EPOCH + Duration::from_hours(1);
+        let after = before + Duration::from_millis(10);
+        let differs = |there| {
+            let finding = compare_clocks(before, there, after);
+            (finding.state, finding.found)
+        };
+        let second = Duration::from_secs(1);
+        for (there, state, found) in [
+            (before, State::Good, "agrees with ours"),
+            (after, State::Good, "agrees with ours"),
+            (after + second, State::Good, "1.0s ahead of ours"),
+            (before - second, State::Good, "1.0s behind ours"),
+            (after + 3 * second, State::Warning, "3.0s ahead of ours"),
+            (before - 3 * second, State::Warning, "3.0s behind ours"),
+        ] {
+            let (is, says) = differs(there);
+            assert!(is == state && says.ends_with(found), "{is:?} {says}");
+        }
     }
 }

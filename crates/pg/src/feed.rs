@@ -107,7 +107,7 @@ impl Feed {
                 }
                 Err(error) => {
                     self.session = None;
-                    let error = rights::explain(&self.database, error).await;
+                    let error = rights::explain_hub(&self.database, error).await;
                     let delay = self.backoff.next(fastrand::f64());
                     let reason = chain(&error);
                     Link::Down(format!("not following the stream: {reason}")).tell(&self.link);

@@ -51,6 +51,7 @@ pub use listener::Listener;
 pub use metrics::Metrics;
 pub use publisher::{Draft, Publication, Published, Publisher, PublisherTask};
 pub use retention::Retention;
+pub use rights::Purpose;
 pub use schema::migrate;
 pub use snapshots::Snapshot;
 

@@ -57,7 +57,7 @@ impl Listener {
             loop {
                 let Err(error) = self.listen(&mut backoff).await;
                 self.doorbell.set_heard(false);
-                let error = rights::explain(&self.database, error).await;
+                let error = rights::explain_hub(&self.database, error).await;
                 let delay = backoff.next(fastrand::f64());
                 let reason = chain(&error);
                 Link::Down(format!("not listening: {reason}")).tell(&self.link);

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use crate::{Database, Error, limit::within, rights};
+use crate::{Database, Error, Purpose, limit::within, rights};
 
 mod embedded {
     refinery::embed_migrations!("../../sql");
@@ -13,10 +13,11 @@ mod embedded {
 const TABLE: &str = "bellwether.migration";
 
 /// Brings the schema `bellwether` up to what this program knows. Any number of instances
-/// may do so at once: one migrates, the others wait for it and find nothing to do.
-pub async fn migrate(database: &Database) -> Result<(), Error> {
+/// may do so at once: one migrates, the others wait for it and find nothing to do. Fails if the
+/// role lacks a right that its purpose needs.
+pub async fn migrate(database: &Database, purpose: Purpose) -> Result<(), Error> {
     let mut client = database.connect().await?;
-    rights::check(&client).await?;
+    rights::check(&client, purpose).await?;
     let mut runner = embedded::migrations::runner();
     runner.set_migration_table_name(TABLE);
 

@@ -19,7 +19,8 @@ pub(crate) fn install() -> Result<(), String> {
     npm(&folder)?;
     python(&folder)?;
     browser()?;
-    network()
+    network()?;
+    pooler()
 }
 
 fn check_node() -> Result<(), String> {
@@ -83,6 +84,15 @@ fn network() -> Result<(), String> {
         return Ok(());
     }
     apt_get("the program ip", "iproute2")
+}
+
+/// Stands between the doctor and its patient.
+fn pooler() -> Result<(), String> {
+    // Where Debian puts it, which is not on everybody's path.
+    if is_there("pgbouncer") || Path::new("/usr/sbin/pgbouncer").is_file() {
+        return Ok(());
+    }
+    apt_get("PgBouncer", "pgbouncer")
 }
 
 fn is_there(program: &str) -> bool {

@@ -1,6 +1,10 @@
 use crate::harness::{Hub, HubOptions, TestDatabase};
 use tokio_postgres::Client;
 
+mod copies;
+mod rights;
+mod types;
+
 /// A database with the schema, and no hub: what a trigger does, it does in Postgres.
 async fn with_schema() -> (TestDatabase, Client) {
     let database = TestDatabase::create().await;
@@ -679,85 +683,4 @@ async fn refusals() {
         assert!(said.contains(part), "{sql}: {said}");
     }
     assert_eq!(ids(&psql).await.1, 0);
-}
-
-/// Owners of tables attach them without any other right, and writers need none at all.
-#[tokio::test]
-async fn rights() {
-    let (database, psql) = with_schema().await;
-    // Roles are the server's, so each test has its own.
-    psql.batch_execute("CREATE ROLE attach_owner; CREATE ROLE attach_writer; CREATE ROLE attach_publisher;
-        CREATE TABLE others (id int PRIMARY KEY); GRANT CREATE ON SCHEMA public TO attach_owner;
-        SELECT bellwether.allow('attach_owner', 'attach'), bellwether.allow('attach_publisher', 'publish')").await.unwrap();
-    psql.batch_execute("SET ROLE attach_owner; CREATE TABLE mine (id int PRIMARY KEY); GRANT INSERT ON mine TO attach_writer").await.unwrap();
-    run_as(&psql, "SELECT bellwether.attach('mine')")
-        .await
-        .unwrap();
-    let said = run_as(&psql, "SELECT bellwether.attach('others')")
-        .await
-        .unwrap_err();
-    assert!(
-        said.contains("attach_owner may not create triggers on public.others")
-            && said.contains("GRANT TRIGGER ON public.others"),
-        "{said}"
-    );
-    for sql in [
-        "INSERT INTO bellwether.event (topic, name, data) VALUES ('a', 'b', '1')",
-        "UPDATE bellwether.attachment SET topic = 'x'",
-        "SELECT bellwether.publish('a', 'b', '1')",
-        "SELECT bellwether.advance(1, 0, NULL, NULL)",
-        "SELECT * FROM bellwether.event",
-    ] {
-        assert!(
-            run_as(&psql, sql)
-                .await
-                .unwrap_err()
-                .contains("permission denied"),
-            "{sql}"
-        );
-    }
-    psql.batch_execute("RESET ROLE; SET ROLE attach_writer")
-        .await
-        .unwrap();
-    run_as(&psql, "INSERT INTO mine VALUES (1)").await.unwrap();
-    for sql in [
-        "SELECT bellwether.publish('a', 'b', '1')",
-        "SELECT bellwether.ring()",
-        "SELECT bellwether.capture_1()",
-    ] {
-        assert!(
-            run_as(&psql, sql)
-                .await
-                .unwrap_err()
-                .contains("permission denied"),
-            "{sql}"
-        );
-    }
-    psql.batch_execute("RESET ROLE; SET ROLE attach_publisher")
-        .await
-        .unwrap();
-    run_as(&psql, "SELECT bellwether.publish('a', 'b', '1')")
-        .await
-        .unwrap();
-    let said = run_as(&psql, "SELECT bellwether.attach('others')")
-        .await
-        .unwrap_err();
-    assert!(said.contains("permission denied"), "{said}");
-    psql.batch_execute("RESET ROLE").await.unwrap();
-    assert_eq!(ids(&psql).await.1, 2);
-    // Nobody may call anything that he was not let.
-    let open = "SELECT coalesce(string_agg(oid::regprocedure::text, ', '), '') FROM pg_proc
-        WHERE pronamespace = 'bellwether'::regnamespace AND proname <> 'rights_to'
-            AND has_function_privilege('attach_writer', oid, 'EXECUTE')";
-    assert_eq!(
-        psql.query_one(open, &[]).await.unwrap().get::<_, &str>(0),
-        ""
-    );
-    drop(database);
-}
-
-async fn run_as(psql: &Client, sql: &str) -> Result<(), String> {
-    psql.batch_execute(sql)
-        .await
-        .map_err(|error| pg::chain(&error))
 }
