@@ -1,5 +1,6 @@
 //! What to start, and the order of the steps.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ pub struct Builder {
     dir: PathBuf,
     search: Search,
     settings: Vec<(String, String)>,
+    environment: Vec<(String, OsString)>,
     holder: String,
     limit: Duration,
 }
@@ -32,6 +34,7 @@ impl Builder {
             dir: dir.into(),
             search: Search::System,
             settings: vec![],
+            environment: vec![],
             holder: String::new(),
             limit: START_LIMIT,
         }
@@ -59,6 +62,13 @@ impl Builder {
     #[must_use]
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// A variable of the server's environment, into which little of ours gets.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -104,6 +114,7 @@ impl Builder {
             binaries,
             user,
             settings: self.settings,
+            environment: self.environment,
             limit: self.limit,
         };
         cluster::make(&launch).await?;

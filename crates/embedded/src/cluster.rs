@@ -77,7 +77,7 @@ async fn initdb(launch: &Launch, unfinished: &Path, secret: &Path) -> Result<(),
         }
 
         let (log, start) = launch.folder.open_log()?;
-        let mut guard = Guard::spawn(&launch.binaries, "initdb", &args, user, log).await?;
+        let mut guard = Guard::spawn(&launch.binaries, "initdb", &args, &[], user, log).await?;
         let ended = time::timeout(launch.limit, guard.exited()).await;
         output = launch.folder.log_tail(start);
         match ended {

@@ -43,6 +43,7 @@ impl Guard {
         binaries: &Binaries,
         program: &str,
         args: &[OsString],
+        environment: &[(String, OsString)],
         user: Option<&User>,
         log: File,
     ) -> Result<Self, Error> {
@@ -69,6 +70,7 @@ impl Guard {
             if let Some(libraries) = &binaries.libraries {
                 command.env("LD_LIBRARY_PATH", library_path(libraries));
             }
+            command.envs(environment.iter().map(|(name, value)| (name, value)));
             if let Some(user) = user {
                 command.uid(user.uid).gid(user.gid);
             }

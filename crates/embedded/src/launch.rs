@@ -43,6 +43,8 @@ pub(crate) struct Launch {
     pub(crate) password: Password,
     pub(crate) socket_dir: PathBuf,
     pub(crate) settings: Vec<(String, String)>,
+    /// Of the server, besides what it gets of ours.
+    pub(crate) environment: Vec<(String, OsString)>,
     /// Time to become ready.
     pub(crate) limit: Duration,
 }
@@ -113,7 +115,8 @@ impl Launch {
     async fn try_start(&self, port: u16) -> Result<Guard, Failure> {
         let (log, log_start) = self.folder.open_log().map_err(Failure::Final)?;
         let args = self.arguments(port);
-        let spawned = Guard::spawn(&self.binaries, "postgres", &args, self.user.as_ref(), log);
+        let (user, environment) = (self.user.as_ref(), &self.environment);
+        let spawned = Guard::spawn(&self.binaries, "postgres", &args, environment, user, log);
         let mut guard = spawned.await.map_err(Failure::Final)?;
 
         let ready = time::timeout(self.limit, self.until_ready(&mut guard)).await;

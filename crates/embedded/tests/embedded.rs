@@ -143,6 +143,23 @@ async fn a_restart_keeps_port_and_data() {
 }
 
 #[tokio::test]
+async fn the_environment_arrives() {
+    let scratch = scratch();
+    let builder = builder(scratch.path()).env("EMBEDDED_TEST_WORD", "a word");
+    let server = builder.start().await.unwrap();
+    let client = connect(&server.url()).await;
+    let ask = "CREATE TABLE said (word text);
+        COPY said FROM PROGRAM 'printenv EMBEDDED_TEST_WORD'";
+    client.batch_execute(ask).await.unwrap();
+    let said = client
+        .query_one("SELECT word FROM said", &[])
+        .await
+        .unwrap();
+    assert_eq!(said.get::<_, &str>(0), "a word");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn settings_arrive() {
     let scratch = scratch();
     let server = builder(scratch.path())

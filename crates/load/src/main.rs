@@ -6,12 +6,18 @@
 
 #![allow(clippy::print_stdout, reason = "it speaks to a person")]
 
+mod attach;
+mod copy;
 mod fleet;
+mod publish;
 mod report;
+mod slow_flush;
 mod stage;
 mod stalled;
 mod storm;
+mod tables;
 mod writer;
+mod writers;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -30,6 +36,14 @@ enum Scenario {
     Storm(storm::Options),
     /// Some clients read nothing: what do the others notice
     Stalled(stalled::Options),
+    /// Rows are inserted one by one: what does it cost that a table is attached
+    Writers(writers::Options),
+    /// Rows are loaded in bulk: the same
+    Copy(copy::Options),
+    /// A busy table is attached: what do those notice who write to it
+    Attach(attach::Options),
+    /// Events are published over HTTP: how many, how fast
+    Publish(publish::Options),
 }
 
 #[tokio::main]
@@ -37,6 +51,10 @@ async fn main() -> Result<()> {
     let (name, report) = match Cli::parse().scenario {
         Scenario::Storm(options) => ("storm", storm::run(&options).await?),
         Scenario::Stalled(options) => ("stalled", stalled::run(&options).await?),
+        Scenario::Writers(options) => ("writers", writers::run(&options).await?),
+        Scenario::Copy(options) => ("copy", copy::run(&options).await?),
+        Scenario::Attach(options) => ("attach", attach::run(&options).await?),
+        Scenario::Publish(options) => ("publish", publish::run(&options).await?),
     };
     print!("{report}");
     let path = report.write(Path::new("target/load"), name)?;

@@ -97,3 +97,9 @@ impl fmt::Display for Report {
 pub(crate) fn tenths(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
+
+/// The median, with the numbers put in order.
+pub(crate) fn median(numbers: &mut [f64]) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}

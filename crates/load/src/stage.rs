@@ -1,12 +1,20 @@
 //! What is measured: a Postgres of its own, and the program as a process.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use embedded::{Builder, Postgres};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, SysconfVar, sysconf},
 };
-use std::{env, fs, net::SocketAddr, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    env,
+    fs::{self, Permissions},
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::Stdio,
+    time::Duration,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -14,6 +22,8 @@ use tokio::{
     process::{Child, Command},
     time,
 };
+
+use crate::slow_flush;
 
 /// Longest wait for the program to start.
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -43,10 +53,25 @@ pub(crate) struct Usage {
 
 impl Stage {
     pub(crate) async fn build() -> Result<Self> {
+        Self::build_slow(Duration::ZERO).await
+    }
+
+    /// With flushes that take so much longer than this machine's.
+    pub(crate) async fn build_slow(flush: Duration) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("bellwether-load-")
+            .permissions(Permissions::from_mode(0o755)) // the server may be another user's
             .tempdir()?;
-        let builder = Builder::new(folder.path()).holder("the load harness");
+        let mut builder = Builder::new(folder.path().join("postgres"))
+            .holder("the load harness")
+            .setting("search_path", "public") // not the schema that is called as the role
+            .setting("max_wal_size", "8GB"); // a checkpoint would slow down one round, not all
+        if !flush.is_zero() {
+            let library = slow_flush::compile(folder.path())?;
+            builder = builder
+                .env("LD_PRELOAD", library)
+                .env("SLOW_FLUSH_US", flush.as_micros().to_string());
+        }
         let postgres = builder.start().await.context("cannot start Postgres")?;
         Ok(Self { postgres, folder })
     }
@@ -57,7 +82,7 @@ impl Stage {
 
     /// Starts the program that lies beside this one, and waits until it is ready.
     pub(crate) async fn start_hub(&self, listen: &str, args: &[String]) -> Result<Hub> {
-        let program = env::current_exe()?.with_file_name("bellwether");
+        let program = program()?;
         let mut child = Command::new(&program)
             .args(["serve", "--log", "warn", "--listen", listen])
             .args(["--database-url", &self.url()])
@@ -82,6 +107,25 @@ impl Stage {
         };
         let address = time::timeout(START_LIMIT, ready).await??;
         Ok(Hub { child, address })
+    }
+
+    /// A folder that the server can read and write.
+    pub(crate) fn server_folder(&self) -> PathBuf {
+        self.postgres.data_dir().join("pgdata")
+    }
+
+    /// Runs one command of the program to its end. Returns what it printed.
+    pub(crate) async fn command(&self, args: &[&str]) -> Result<String> {
+        let output = Command::new(program()?)
+            .args(args)
+            .args(["--database-url", &self.url()])
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .await?;
+        let (said, status) = (String::from_utf8(output.stdout)?, output.status);
+        ensure!(status.success(), "bellwether {}: {status}", args.join(" "));
+        Ok(said)
     }
 
     /// What the server's processes have used together.
@@ -128,6 +172,28 @@ impl Hub {
         })
     }
 
+    /// Waits until it has published so many events.
+    pub(crate) async fn reach(&self, head: u64) -> Result<()> {
+        let reached = async {
+            while self.metric("bellwether_stream_head").await? < head {
+                time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok(())
+        };
+        time::timeout(START_LIMIT, reached).await?
+    }
+
+    /// Waits until it only waits to be rung.
+    pub(crate) async fn fall_asleep(&self) -> Result<()> {
+        let asleep = async {
+            while self.metric("bellwether_asleep").await? == 0 {
+                time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok(())
+        };
+        time::timeout(START_LIMIT, asleep).await?
+    }
+
     /// A counter or gauge of `/metrics`.
     pub(crate) async fn metric(&self, name: &str) -> Result<u64> {
         let mut stream = TcpStream::connect(self.address).await?;
@@ -153,6 +219,11 @@ impl Hub {
         let pid = self.child.id().context("the hub has ended")?;
         Ok(Pid::from_raw(pid.try_into()?))
     }
+}
+
+/// The program that lies beside this one.
+fn program() -> Result<PathBuf> {
+    Ok(env::current_exe()?.with_file_name("bellwether"))
 }
 
 /// Processor time so far; with that of its children who have ended, or without.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{
     fleet::{self, Fleet},
-    report::{Report, tenths},
+    report::{Report, median, tenths},
     stage::Stage,
     writer,
 };
@@ -119,7 +119,6 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
 fn medians(rows: &[[f64; 3]]) -> [f64; 3] {
     [0, 1, 2].map(|column| {
         let mut values: Vec<f64> = rows.iter().map(|row| row[column]).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
+        median(&mut values)
     })
 }

@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use std::time::Duration;
-use tokio::time;
 
 use crate::{
     fleet::Fleet,
@@ -40,7 +39,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
     report.section(format!("{} clients connect", options.clients));
     insert(&stage, options).await?;
     let mut head = u64::from(options.events);
-    reach(&hub, head).await?;
+    hub.reach(head).await?;
     let fleet = Fleet::open(address, options.clients).await?;
     report.add("resident_kib", hub.usage()?.resident_kib);
     fleet.take_tally()?;
@@ -49,7 +48,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
     fleet.cut();
     insert(&stage, options).await?;
     head += u64::from(options.events);
-    reach(&hub, head).await?;
+    hub.reach(head).await?;
     come_back(&mut report, options, &stage, &hub, &fleet, head).await?;
     let pages = hub.metric("bellwether_history_pages_read_total").await?;
     report.expect(
@@ -134,15 +133,4 @@ async fn insert(stage: &Stage, options: &Options) -> Result<()> {
         rest -= batch;
     }
     Ok(())
-}
-
-/// Waits until a hub has published so many events.
-async fn reach(hub: &Hub, head: u64) -> Result<()> {
-    let reached = async {
-        while hub.metric("bellwether_stream_head").await? < head {
-            time::sleep(Duration::from_millis(10)).await;
-        }
-        Ok(())
-    };
-    time::timeout(Duration::from_mins(1), reached).await?
 }

@@ -71,7 +71,7 @@ async fn insert_with(client: &Client, insert: &Statement, events: u32, bytes: u3
     Ok(())
 }
 
-async fn connect(url: &str) -> Result<Client> {
+pub(crate) async fn connect(url: &str) -> Result<Client> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     // Its client sees the same error.
     tokio::spawn(connection);
