@@ -129,9 +129,9 @@ async fn open(mut client: TcpStream, hub: SocketAddr) -> std::io::Result<(TcpStr
     Ok((client, hub))
 }
 
-/// Whether the chunk with the id has come.
+/// Whether the event with the id has come.
 fn is_whole(opening: &[u8]) -> bool {
-    memchr::memmem::find(opening, b"\nid: ").is_some() && opening.ends_with(b"\n\n\r\n")
+    memchr::memmem::find(opening, b"\nid: ").is_some() && opening.ends_with(b"\n\n")
 }
 
 /// After how many bytes of the body to cut: before the answer, at its beginning, or anywhere.
