@@ -198,7 +198,7 @@ async fn things_happen_in_each_scene() {
 #[tokio::test]
 async fn a_snapshot_costs_the_same_however_many_events_there_are() {
     let database = TestDatabase::create().await;
-    let hub = Hub::start(&database).await;
+    let _hub = Hub::start(&database).await;
     let psql = database.connect().await;
     let script = include_str!("../sql/demo/analytics.sql");
     psql.batch_execute(script).await.unwrap();
@@ -211,8 +211,15 @@ async fn a_snapshot_costs_the_same_however_many_events_there_are() {
             FROM generate_series(1, $1::int) AS n";
         psql.execute(insert, &[&more]).await.unwrap();
         events += i64::from(more);
-        let published = async || hub.metric("bellwether_stream_head").await >= events as u64;
-        eventually("they are numbered", true, published).await;
+        let numbered = "SELECT count(*) FROM bellwether.stream
+            JOIN bellwether.event ON event.id = stream.event_id WHERE event.topic = 'events'";
+        eventually("they are numbered", events, async || {
+            psql.query_one(numbered, &[])
+                .await
+                .unwrap()
+                .get::<_, i64>(0)
+        })
+        .await;
         let snapshot = "SELECT demo.take_snapshot()";
         psql.batch_execute(snapshot).await.unwrap();
         // On a session of its own, which has read nothing else.

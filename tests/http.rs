@@ -1,5 +1,5 @@
 use http::{Method, Request, Version};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use sse::{Decoder, Item};
@@ -15,7 +15,7 @@ async fn request(hub: &Hub, method: Method, path: &str) -> (u16, http::HeaderMap
         .method(method)
         .uri(path)
         .header("Host", "test");
-    request_whole(hub.address, request.body(Default::default()).unwrap()).await
+    request_whole(hub.address, request.body(Full::default()).unwrap()).await
 }
 
 /// The status line of the answer to raw bytes.
@@ -180,7 +180,7 @@ async fn pages_are_served_and_kept() {
         let again = Request::get(path)
             .header("Host", "test")
             .header("If-None-Match", &headers["etag"])
-            .body(Default::default())
+            .body(Full::default())
             .unwrap();
         let (status, known, text) = request_whole(hub.address, again).await;
         assert_eq!((status, text.as_str()), (304, ""), "{path}");

@@ -200,8 +200,11 @@ pub(crate) struct DatabaseOptions {
     database_url: Option<String>,
 }
 
-#[allow(clippy::struct_excessive_bools)] // each is a flag
 #[derive(Args, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "as many switches as bellwether.attach has"
+)]
 pub(crate) struct AttachOptions {
     /// The table, as SQL names it: `orders`, `shop.orders`, `"Order"`. Partitions come along
     pub(crate) table: String,

@@ -245,8 +245,8 @@ async fn upsert_merge_and_copy() {
     let (before, _) = ids(&psql).await;
     let sink = psql.copy_in("COPY t FROM STDIN").await.unwrap();
     let mut sink = std::pin::pin!(sink);
-    let rows: String = (10..1010).map(|i| format!("{i}\tcopied\n")).collect();
-    futures_util::SinkExt::send(&mut sink, bytes::Bytes::from(rows))
+    let rows: Vec<String> = (10..1010).map(|i| format!("{i}\tcopied\n")).collect();
+    futures_util::SinkExt::send(&mut sink, bytes::Bytes::from(rows.concat()))
         .await
         .unwrap();
     sink.finish().await.unwrap();

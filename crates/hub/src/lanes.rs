@@ -247,7 +247,7 @@ mod tests {
         Frame {
             seq,
             topic: Topic::new(topic).unwrap(),
-            name: if seq % 3 == 0 { "x" } else { "z" }.into(),
+            name: if seq.is_multiple_of(3) { "x" } else { "z" }.into(),
             retain: Retain::No,
             wire: format!("{seq} ").into(),
         }

@@ -102,11 +102,9 @@ impl Ring {
         let after = self.after(from)?;
         let (frames, end) = match self.numbers_after(filter, from) {
             Some(lists) => {
-                let frame = |&seq: &u64| {
-                    let nth = usize::try_from(seq - self.floor - 1).ok()?;
-                    self.frames.get(nth)
-                };
-                let frames = kmerge(lists).filter_map(frame);
+                let frame = |&seq: &u64| self.after(seq - 1)?.next();
+                let frame = move |seq| frame(seq).expect("what is listed is here");
+                let frames = kmerge(lists).map(frame);
                 let frames = frames.filter(|frame| filter.has_name(&frame.name));
                 (Either::Left(frames), self.head())
             }
@@ -237,7 +235,7 @@ mod tests {
             let frames: Vec<Frame> = topics.iter().zip(1..).map(|(topic, seq)| Frame {
                 seq,
                 topic: Topic::new(topic).unwrap(),
-                name: if seq % 3 == 0 { "x" } else { "z" }.into(),
+                name: if seq.is_multiple_of(3) { "x" } else { "z" }.into(),
                 retain: Retain::No,
                 wire: format!("{seq} ").into(),
             }).collect();

@@ -15,8 +15,11 @@ const LOCK_WAIT: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// What to capture of a table, and how; see `bellwether.attach` for each.
-#[allow(clippy::struct_excessive_bools)] // they are SQL's
 #[derive(Clone, Debug, Serialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "as many switches as bellwether.attach has"
+)]
 pub struct Attachment {
     /// The table, as SQL names it.
     pub relation: String,
