@@ -515,6 +515,7 @@ DECLARE
     above regclass;
     cast_by record;
     wrong text;
+    needs_formats boolean;
     each_row boolean;
     suffix text;
     source text;
@@ -613,17 +614,19 @@ BEGIN
         WHERE existing.id = attachment.id;
     END IF;
 
+    needs_formats := bellwether.needs_formats(attachment);
     FOREACH each_row IN ARRAY CASE WHEN replica THEN '{f,t}'::boolean[] ELSE '{f}' END LOOP
         suffix := attachment.id || CASE WHEN each_row THEN '_row' ELSE '' END;
         source := bellwether.capture_source(attachment, each_row);
-        CONTINUE WHEN source = (
-            SELECT pg_proc.prosrc FROM pg_proc WHERE pg_proc.oid = to_regproc('bellwether.capture_' || suffix));
+        CONTINUE WHEN (source, needs_formats) = (
+            SELECT pg_proc.prosrc, 'TimeZone=UTC' = ANY (pg_proc.proconfig)
+            FROM pg_proc WHERE pg_proc.oid = to_regproc('bellwether.capture_' || suffix));
         -- A nested loop would be right for the one row that the first statement had, and be
         -- kept for a million; a plan without one counts as dear enough to be compiled.
         EXECUTE format('CREATE OR REPLACE FUNCTION bellwether.capture_%s() RETURNS trigger LANGUAGE plpgsql '
             'SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off %s AS %L',
             suffix,
-            CASE WHEN bellwether.needs_formats(attachment) THEN
+            CASE WHEN needs_formats THEN
                 'SET timezone = ''UTC'' SET datestyle = ''ISO'' SET intervalstyle = ''postgres'' '
                 'SET bytea_output = ''hex'' SET extra_float_digits = 1' END,
             source);

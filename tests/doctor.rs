@@ -1,12 +1,14 @@
 use nix::unistd::User;
 use serde_json::Value;
-use std::{net::TcpListener, os::unix::fs::PermissionsExt, path::Path};
+use std::{net::TcpListener, os::unix::fs::PermissionsExt, path::Path, process::Stdio};
 use tokio::{
     net::TcpStream,
     process::{Child, Command},
 };
 
-use crate::harness::{Hub, HubOptions, TestDatabase, bellwether, eventually, within};
+use crate::harness::{
+    Hub, HubOptions, TestDatabase, bellwether, eventually, private_postgres, within,
+};
 
 /// What the doctor found.
 #[derive(Debug)]
@@ -159,6 +161,21 @@ async fn it_cannot_connect() {
 }
 
 #[tokio::test]
+async fn it_is_a_standby() {
+    let folder = tempfile::tempdir().unwrap();
+    private_postgres(folder.path()).await.stop().await.unwrap();
+    std::fs::write(folder.path().join("pgdata/standby.signal"), "").unwrap();
+    let standby = private_postgres(folder.path()).await;
+    let report = examine(&standby.url(), &[]).await;
+    report.says(
+        "connection",
+        "bad",
+        "is in recovery",
+        "connect to the primary",
+    );
+}
+
+#[tokio::test]
 async fn the_schema_is_not_there_or_another() {
     let database = TestDatabase::create().await;
     let report = examine(&database.url, &[]).await;
@@ -204,7 +221,7 @@ async fn rights_are_missing() {
     drop(hub);
 }
 
-/// The real PgBouncer, as another user, as it does not run as root.
+/// The real `PgBouncer`, as another user, as it does not run as root.
 async fn pooler(folder: &Path, database: &TestDatabase, mode: &str) -> (Child, String) {
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -228,6 +245,7 @@ async fn pooler(folder: &Path, database: &TestDatabase, mode: &str) -> (Child, S
     command
         .env("PATH", format!("{path}:/usr/sbin"))
         .arg(&file)
+        .stderr(Stdio::null())
         .kill_on_drop(true);
     if nix::unistd::geteuid().is_root() {
         let nobody = User::from_name("nobody").unwrap().unwrap();

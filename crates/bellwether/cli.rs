@@ -207,7 +207,6 @@ pub(crate) struct DatabaseOptions {
     database_url: Option<String>,
 }
 
-#[allow(clippy::struct_excessive_bools)] // each is a flag
 #[derive(Args, Debug)]
 #[expect(
     clippy::struct_excessive_bools,

@@ -54,6 +54,23 @@ async fn settings_of_writers() {
     }
 }
 
+/// A column is added whose text depends on settings: attaching again makes it independent.
+#[tokio::test]
+async fn settings_of_writers_and_a_new_column() {
+    let (_database, psql) = with_schema().await;
+    let attach = "SELECT bellwether.attach('t', event => '{op}')";
+    run(
+        &psql,
+        &format!("CREATE TABLE t (id int PRIMARY KEY); {attach}; SET intervalstyle = 'iso_8601'"),
+    )
+    .await;
+    run(&psql, &format!("ALTER TABLE t ADD i interval; {attach}")).await;
+    let found = run(&psql, "INSERT INTO t VALUES (1, '1 day')").await;
+    same(&found, &[r#"t insert 1 {"id":1,"i":"1 day"}"#]);
+    let again: String = psql.query_one(attach, &[]).await.unwrap().get(0);
+    assert_eq!(again, "unchanged");
+}
+
 /// Postgres does not compute them for triggers, and fails statements that ask for them.
 #[tokio::test]
 async fn virtual_columns() {

@@ -15,7 +15,6 @@ const LOCK_WAIT: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// What to capture of a table, and how; see `bellwether.attach` for each.
-#[allow(clippy::struct_excessive_bools)] // they are SQL's
 #[derive(Clone, Debug, Serialize)]
 #[expect(
     clippy::struct_excessive_bools,

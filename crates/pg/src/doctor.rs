@@ -104,7 +104,7 @@ fn how_to_connect(error: &Error) -> &'static str {
         }
         Some(&SqlState::INVALID_CATALOG_NAME) => "check the database's name, or create it",
         Some(&SqlState::TOO_MANY_CONNECTIONS) => {
-            "raise max_connections, or close some: a hub needs up to 20"
+            "raise max_connections, or close some: a hub needs about ten"
         }
         _ => {
             "check host and port, that the server runs and listens there (listen_addresses), and firewalls between"
@@ -186,12 +186,13 @@ async fn notify(database: &Database) -> Result<Vec<Finding>, Error> {
     const CHECK: &str = "notify";
     const ADVICE: &str = "connect to Postgres directly, or through a pooler in session mode: LISTEN needs a session of its own";
     let (client, mut connection) = database.connect_raw().await?;
-    let (heard_sender, mut heard) = tokio::sync::mpsc::channel(16);
+    let (heard_sender, mut heard) = tokio::sync::mpsc::channel(1);
     let drive = tokio::spawn(async move {
         while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-            if let AsyncMessage::Notification(note) = message {
-                // Others' tokens may be lost, and whoever waited may have given up.
-                let _: Result<_, _> = heard_sender.try_send(note.payload().to_owned());
+            if let AsyncMessage::Notification(note) = message
+                && heard_sender.send(note.payload().to_owned()).await.is_err()
+            {
+                return; // whoever waited has given up
             }
         }
     });
