@@ -17,7 +17,7 @@ AS $$
     SELECT 'EXECUTE ON FUNCTION', pg_proc.oid::regprocedure::text, has_function_privilege(pg_proc.oid, 'EXECUTE')
     FROM pg_proc
     WHERE pg_proc.pronamespace = 'bellwether'::regnamespace AND CASE what
-        WHEN 'hub' THEN pg_proc.proname IN ('advance', 'lapse', 'sleep', 'connect', 'retain', 'ring', 'notify', 'can_notify', 'now_ms', 'promise',
+        WHEN 'hub' THEN pg_proc.proname IN ('advance', 'settle', 'lapse', 'sleep', 'connect', 'retain', 'ring', 'notify', 'can_notify', 'now_ms', 'promise',
             'hub_lock', 'count_hubs', 'unseen', 'publish_requests', 'places',
             'publish', 'claim_snapshot')
         WHEN 'attach' THEN pg_proc.proname IN ('attach', 'detach', 'record_attachment', 'sweep')

@@ -1,6 +1,8 @@
 //! Faults that a machine, a network or an administrator brings about: the hub says what is
 //! wrong, goes on as well as it can, and loses nothing.
 
+/// The server crashes, and what was not on the disk is gone.
+mod crash;
 /// Packets vanish, and no connection is closed.
 mod half_open;
 /// The server's queue of notifications is full.

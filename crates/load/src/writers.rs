@@ -18,10 +18,10 @@ pub(crate) struct Options {
     #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32])]
     writers: Vec<u32>,
     /// Rounds; each writes to each of the tables
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 15)]
     rounds: u32,
     /// How long to write to a table
-    #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
     time: Duration,
     /// How much longer than this machine's a flush takes
     #[arg(long, default_value = "1ms", value_parser = humantime::parse_duration)]

@@ -49,6 +49,7 @@ impl Places {
                 *now = self.of_snapshot(*now);
                 *xid = self.of(*xid);
             }
+            Next::Settle(.., ended_below) => *ended_below = self.of(*ended_below),
             Next::Lapsed(Some(fence)) => *fence = self.of(*fence + 1) - 1,
             _ => {}
         }

@@ -69,6 +69,8 @@ pub enum Next {
     Number(Why, Awake, Option<(u8, Snapshot, Snapshot)>),
     /// Commits what it numbered: from which head, what it saw, with which transaction id.
     Commit(Why, Awake, u8, Snapshot, u8),
+    /// Waits until what it saw is durable: up to which head, what had ended then.
+    Settle(Why, Awake, u8, u8),
     /// Tells the others.
     Announce,
     /// `lapse`: first half.
@@ -112,7 +114,7 @@ pub struct Hub {
     pub mode: Mode,
     /// Where it is.
     pub next: Next,
-    /// The newest number it knows.
+    /// The newest number it knows, and shows.
     pub head: u8,
     /// Up to where it has looked.
     pub looked: Option<Snapshot>,
@@ -152,12 +154,12 @@ pub struct Rules {
 
 impl Hub {
     /// A process that has just connected, and whose listener has not yet.
-    pub fn connected(id: HubId, postgres: &Postgres) -> Self {
+    pub fn connected(id: HubId) -> Self {
         Self {
             id,
             mode: Mode::Awake,
             next: Next::ReadCells(Why::Connected),
-            head: postgres.head,
+            head: 0,
             looked: None,
             is_listening: false,
             is_rung: false,
@@ -173,7 +175,7 @@ impl Hub {
             mode: Mode::Asleep,
             next: Next::Pause,
             is_listening: true,
-            ..Self::connected(id, &Postgres::default())
+            ..Self::connected(id)
         }
     }
 
@@ -304,6 +306,10 @@ impl Hub {
                 let head = postgres.head;
                 self.return_from(why, awake, head, now.xmin(), numbered, way, rules, postgres);
             }
+            Next::Settle(why, awake, head, ended_below) => {
+                postgres.durable = postgres.head;
+                self.decide(why, awake, head, ended_below, way, rules);
+            }
             Next::Announce => {
                 if way != Way::Spares {
                     self.counted = Some(rules.has_others);
@@ -372,7 +378,7 @@ impl Hub {
         };
     }
 
-    /// `advance` returns, and the sequencer decides.
+    /// `advance` returns. If there is something new, it is to be durable first.
     #[expect(clippy::too_many_arguments, reason = "the columns that it returns")]
     fn return_from(
         &mut self,
@@ -388,12 +394,29 @@ impl Hub {
         if postgres.lock == Some(self.id) {
             postgres.lock = None;
         }
+        self.owes |= numbered > 0;
+        if head > self.head && rules.mistake != Some(Mistake::ShowsAtOnce) {
+            self.next = Next::Settle(why, awake, head, ended_below);
+        } else {
+            self.decide(why, awake, head, ended_below, way, rules);
+        }
+    }
+
+    /// What follows from a look.
+    fn decide(
+        &mut self,
+        why: Why,
+        awake: Awake,
+        head: u8,
+        ended_below: u8,
+        way: Way,
+        rules: Rules,
+    ) {
         let grew = head > self.head;
         self.head = head;
         if self.announced <= head {
             self.announced = 0;
         }
-        self.owes |= numbered > 0;
         if why == Why::Connected {
             if awake == Awake::Other {
                 self.mode = Mode::Following;

@@ -14,7 +14,8 @@
 //!   the linger are "sooner or later". So nothing here says how fast anything is.
 //! - **Several rings on their way to one hub** are one, and one that has arrived is no other
 //!   than one that has not: a hub that polls need not have heard it yet.
-//! - **Epochs**, restored dumps, and Postgres itself crashing.
+//! - **Epochs**, restored dumps, and Postgres itself crashing; but what it would lose then
+//!   must not have been shown.
 //! - Reading the stream and everything behind it.
 
 mod compact;

@@ -105,6 +105,8 @@ pub struct Postgres {
     pub stream: Vec<(u8, u8)>,
     /// The newest batch: its number.
     pub head: u8,
+    /// Up to where the stream is on the disk.
+    pub durable: u8,
     /// The newest batch: what it saw.
     pub seen: Snapshot,
     /// The cell `awake_until`.
@@ -125,6 +127,7 @@ impl Default for Postgres {
             events: Vec::new(),
             stream: Vec::new(),
             head: 0,
+            durable: 0,
             seen: Snapshot {
                 xmax: 1,
                 xip: Xids::default(),

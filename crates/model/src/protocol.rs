@@ -32,6 +32,8 @@ pub enum Mistake {
     CountsItself,
     /// A hub tells nobody of what its first look numbered.
     FirstLookUntold,
+    /// A hub shows what it sees, durable or not.
+    ShowsAtOnce,
     /// A hub believes an old count of the hubs.
     CountsSeldom,
 }
@@ -206,7 +208,7 @@ impl Model for Protocol {
                     if self.asleep {
                         Hub::asleep(id)
                     } else {
-                        Hub::connected(id, &postgres)
+                        Hub::connected(id)
                     }
                 })
                 .collect(),
@@ -288,12 +290,12 @@ impl Model for Protocol {
                 *hub = Hub {
                     mode: Mode::Dead,
                     next: Next::Pause,
-                    ..Hub::connected(hub.id, &Postgres::default())
+                    ..Hub::connected(hub.id)
                 };
             }
             Action::Restart(n) => {
                 let id = state.hubs[n].id + self.hubs;
-                state.hubs[n] = Hub::connected(id, &state.postgres);
+                state.hubs[n] = Hub::connected(id);
             }
             Action::RunOut => {
                 state.slow -= u8::from(state.is_attended());
@@ -393,6 +395,13 @@ impl Model for Protocol {
                         })
                 },
             ),
+            Property::always("no hub shows what is not durable", |_, state: &State| {
+                let postgres = &state.postgres;
+                state.hubs.iter().all(|hub| hub.head <= postgres.durable)
+            }),
+            Property::sometimes("what is not durable is there to see", |_, state: &State| {
+                state.postgres.durable < state.postgres.head
+            }),
             Property::always(
                 "no event waits when all is quiet",
                 |protocol: &Self, state: &State| {

@@ -8,6 +8,7 @@ use stateright::{Checker, Expectation, HasDiscoveries, Model};
 const WAITS: &str = "no event waits when all is quiet";
 const BEHIND: &str = "no hub is behind when all is quiet";
 const ONCE: &str = "the stream is gapless, and each event in it once";
+const DURABLE: &str = "no hub shows what is not durable";
 const TOGETHER: &str = "the events of a transaction stay together, as inserted";
 
 /// One hub from its start on; two writers, one with two transactions, one with two events.
@@ -194,6 +195,7 @@ fn mistakes_are_found() {
     breaks(with(Mistake::CellBeforeXid, one_event_each), WAITS);
     breaks(with(Mistake::StaleSnapshot, two_hubs()), ONCE);
     breaks(with(Mistake::OrderById, one_hub()), TOGETHER);
+    breaks(with(Mistake::ShowsAtOnce, two_hubs()), DURABLE);
 }
 
 /// Those that this model found in the program, and that have been mended since.

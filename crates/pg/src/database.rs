@@ -95,7 +95,9 @@ impl Database {
         let set_up = format!("{SESSION}; SELECT pg_is_in_recovery()");
         let answers = within("set up a session", client.simple_query(&set_up)).await?;
         let is_in_recovery = answers.iter().any(|answer| {
-            matches!(answer, SimpleQueryMessage::Row(row) if row.get("pg_is_in_recovery") == Some("t"))
+            // The session settings may answer with a row of their own.
+            matches!(answer, SimpleQueryMessage::Row(row)
+                if matches!(row.try_get("pg_is_in_recovery"), Ok(Some("t"))))
         });
         if is_in_recovery {
             return Err(Error::InRecovery(self.to_string()));

@@ -185,7 +185,7 @@ impl Session {
         let known_epoch = known.map(|known| known.epoch.to_string());
         let known_head = known.and_then(|known| i64::try_from(known.seq).ok());
         let known: [&(dyn ToSql + Sync); 2] = [&known_epoch, &known_head];
-        let connect = "SELECT epoch, head FROM bellwether.connect($1, $2)";
+        let connect = "SELECT epoch FROM bellwether.connect($1, $2)";
         // Sent together, for one round trip.
         let join = async {
             tokio::try_join!(
@@ -197,11 +197,7 @@ impl Session {
         };
         let ((), row, advance, after) = within("join the stream", join).await?;
         let epoch = parse_epoch(row.get(0))?;
-        let at = Cursor {
-            epoch,
-            seq: row.get::<_, i64>(1).unsigned_abs(),
-        };
-        let sequencer = Sequencer::new(client, advance, hub, doorbell, metrics, at).await?;
+        let sequencer = Sequencer::new(client, advance, hub, doorbell, metrics, epoch).await?;
         Ok(Self {
             sequencer,
             after,
@@ -249,7 +245,7 @@ impl Session {
         let mut recent: Vec<Event> = Vec::new();
         let mut seq = head.saturating_sub(most as u64);
         while seq < head {
-            let mut page = self.page_after(seq).await?;
+            let mut page = self.page_after(seq, PAGE_EVENTS).await?;
             let Some(last) = page.last() else { break };
             let is_next = recent
                 .last()
@@ -270,14 +266,16 @@ impl Session {
         Ok(recent)
     }
 
-    async fn page_after(&self, seq: u64) -> Result<Vec<Event>, Error> {
-        page_after(self.sequencer.client(), &self.after, seq, PAGE_EVENTS).await
+    async fn page_after(&self, seq: u64, at_most: u64) -> Result<Vec<Event>, Error> {
+        page_after(self.sequencer.client(), &self.after, seq, at_most).await
     }
 
-    /// A page of what follows a position, which exists. Other hubs are told meanwhile.
+    /// A page of what follows a position, which exists, up to the head: what another hub has
+    /// numbered beyond it may not be durable yet. Other hubs are told meanwhile.
     async fn read_on(&mut self, seq: u64) -> Result<Vec<Event>, Error> {
         self.sequencer.announce().await?;
-        let events = self.page_after(seq).await?;
+        let at_most = PAGE_EVENTS.min(self.sequencer.head() - seq);
+        let events = self.page_after(seq, at_most).await?;
         match events.first() {
             Some(first) if first.seq == seq + 1 => Ok(events),
             Some(first) => Err(Error::Decode(format!("{} follows {seq}", first.seq))),

@@ -284,16 +284,17 @@ impl Desk {
             |head: &Option<Cursor>| head.is_some_and(|head| head.seq > after_seq.unsigned_abs());
         let look = async {
             loop {
-                let now = *head.wait_for(is_beyond).await.ok()?;
+                let now = (*head.wait_for(is_beyond).await.ok()?)?;
                 head.mark_unchanged();
                 match self.look_up(ids, after_seq).await {
-                    Ok(seqs) if seqs.len() == ids.len() => {
-                        let epoch = now?.epoch;
-                        let cursor = |seq| Cursor { epoch, seq };
+                    Ok(seqs) if seqs.len() < ids.len() && limit.is_zero() => return None,
+                    Ok(seqs) if seqs.len() < ids.len() => head.changed().await.ok()?,
+                    // A place beyond the head may not be durable yet.
+                    Ok(seqs) if seqs.last() > Some(&now.seq) => head.changed().await.ok()?,
+                    Ok(seqs) => {
+                        let cursor = |seq| Cursor { seq, ..now };
                         return Some(seqs.into_iter().map(cursor).collect());
                     }
-                    Ok(_) if limit.is_zero() => return None,
-                    Ok(_) => head.changed().await.ok()?,
                     Err(error) => {
                         tracing::warn!(error = %chain(&error), "published, but cannot say where");
                         return None;

@@ -39,6 +39,9 @@ const AWAKE_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::f
 /// is left to wait for.
 const LAPSING_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
+/// How long to wait for a writer's flush that carries a batch along, before flushing.
+const FLUSH_WAIT: Duration = Duration::from_millis(2);
+
 /// How often a follower sees for itself whether the promise is kept.
 const FOLLOWING_PAUSE: Duration = PROMISE;
 
@@ -68,7 +71,7 @@ pub(crate) struct Sequencer {
     metrics: Metrics,
     state: State,
     epoch: Epoch,
-    /// The newest number in the stream.
+    /// The newest number in the stream that is known to be durable.
     head: u64,
     /// The snapshot up to which nothing is missing in the stream, if this hub has looked.
     looked: Option<String>,
@@ -121,14 +124,14 @@ enum Awake {
 
 impl Sequencer {
     /// Takes over a connection to a stream. Starts awake, unless another hub is: it does
-    /// not know what happened before.
+    /// not know what happened before, and not whether that is durable.
     pub(crate) async fn new(
         client: Client,
         advance: Statement,
         hub: i64,
         doorbell: Doorbell,
         metrics: Metrics,
-        at: Cursor,
+        epoch: Epoch,
     ) -> Result<Self, Error> {
         let mut sequencer = Self {
             client,
@@ -137,14 +140,14 @@ impl Sequencer {
             doorbell,
             metrics,
             state: State::awake(),
-            epoch: at.epoch,
-            head: at.seq,
+            epoch,
+            head: 0,
             looked: None,
             unrung: 0,
             is_announced: true,
             others: (false, None),
         };
-        let look = sequencer.look(true).await?;
+        let look = sequencer.look(true, true).await?;
         if look.awake == Awake::Other {
             sequencer.state = State::Following;
         }
@@ -156,7 +159,7 @@ impl Sequencer {
         &self.client
     }
 
-    /// The newest number in the stream, as far as is known.
+    /// The newest number in the stream, as far as is known. It is durable.
     pub(crate) fn head(&self) -> u64 {
         self.head
     }
@@ -187,7 +190,10 @@ impl Sequencer {
             self.others.1 = None;
         }
         let look = self
-            .look(is_rung || matches!(self.state, State::Awake { .. }))
+            .look(
+                is_rung,
+                is_rung || matches!(self.state, State::Awake { .. }),
+            )
             .await?;
         self.watch_for_silence(is_rung, &look);
 
@@ -231,14 +237,10 @@ impl Sequencer {
         Ok(look.grew)
     }
 
-    /// Numbers what is new, if that is for this hub to do; with a promise, writers need not
-    /// ring for a while.
-    async fn look(&mut self, promise: bool) -> Result<Look, Error> {
-        let promise_ms = if promise {
-            i32::try_from(PROMISE.as_millis()).expect("it is short")
-        } else {
-            0
-        };
+    /// Numbers what is new, if that is for this hub to do, and waits until it is durable; with
+    /// a promise, writers need not ring for a while.
+    async fn look(&mut self, is_rung: bool, promise: bool) -> Result<Look, Error> {
+        let promise_ms = if promise { millis(PROMISE) } else { 0 };
         let head = i64::try_from(self.head).ok();
         let known: [&(dyn ToSql + Sync); 4] = [&self.hub, &promise_ms, &head, &self.looked];
         let look = self.client.query_one(&self.advance, &known);
@@ -254,12 +256,26 @@ impl Sequencer {
             numbered: row.get::<_, i64>(5).unsigned_abs(),
             ended_below: row.get::<_, Option<i64>>(4).unwrap_or(0),
         };
+        if look.grew {
+            // Who is rung has slept: hardly anybody writes, and nobody else flushes.
+            self.settle(if is_rung { Duration::ZERO } else { FLUSH_WAIT })
+                .await?;
+        }
         self.metrics.looks.inc();
         self.metrics.numbered.inc_by(look.numbered);
         self.is_announced &= look.numbered == 0;
         self.head = head;
         self.looked = row.get(3);
         Ok(look)
+    }
+
+    /// Waits until all that a look saw is durable. Only then may it be shown.
+    async fn settle(&self, patience: Duration) -> Result<(), Error> {
+        let patience_ms: [&(dyn ToSql + Sync); 1] = [&millis(patience)];
+        let settle = "SELECT bellwether.settle($1)";
+        let settle = self.client.execute(settle, &patience_ms);
+        within("wait until what is numbered is durable", settle).await?;
+        Ok(())
     }
 
     /// Counts what the safety poll finds and nobody rings for. A ring may come a moment after
@@ -342,6 +358,10 @@ impl State {
             Self::Following => FOLLOWING_PAUSE,
         }
     }
+}
+
+fn millis(time: Duration) -> i32 {
+    i32::try_from(time.as_millis()).expect("it is short")
 }
 
 impl Awake {

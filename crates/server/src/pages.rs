@@ -75,7 +75,7 @@ struct Leaf {
 }
 
 /// Where the hub's ring begins and ends when a client comes from before it. Up to its floor, what
-/// is not in the tables is gone; beyond its head, the hub may be about to send what is.
+/// is not in the tables is gone; what is beyond its head the hub is about to send, once it is durable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ring {
     pub(crate) floor: u64,
@@ -144,7 +144,7 @@ impl Pages {
         let marked = bookmark.filter(|bookmark| bookmark.seq == from.seq);
         let marked = marked.map(|bookmark| bookmark.page);
         for start in starts(from.seq, marked) {
-            let page = self.page((from.epoch, start), ring.floor).await?;
+            let page = self.page((from.epoch, start), ring).await?;
             if page.end > from.seq {
                 return Ok(page.piece(start, &filter, from, ring));
             }
@@ -152,22 +152,22 @@ impl Pages {
         unreachable!("the page after a position ends beyond it")
     }
 
-    async fn page(&self, start: Start, floor: u64) -> Result<Arc<Page>, Arc<pg::Error>> {
+    async fn page(&self, start: Start, ring: Ring) -> Result<Arc<Page>, Arc<pg::Error>> {
         if let Some(page) = self.cache.get(&start).await {
             self.hits.inc();
             return Ok(page);
         }
         // In a task, because others may wait for this read, and nobody polls the stream of a
         // client that takes nothing. If this client leaves, one of the others reads.
-        let read = tokio::spawn(self.clone().read_once(start, floor));
+        let read = tokio::spawn(self.clone().read_once(start, ring));
         let read = AbortOnDropHandle::new(read).await;
         read.expect("it neither panics nor is it stopped while somebody waits")
     }
 
     /// Reads a page, or waits for somebody else's read of it.
-    async fn read_once(self, start: Start, floor: u64) -> Result<Arc<Page>, Arc<pg::Error>> {
+    async fn read_once(self, start: Start, ring: Ring) -> Result<Arc<Page>, Arc<pg::Error>> {
         let entry = self.cache.entry(start);
-        let entry = entry.or_try_insert_with(self.read(start, floor)).await?;
+        let entry = entry.or_try_insert_with(self.read(start, ring)).await?;
         if entry.is_fresh() {
             // At once: the cache would put off dropping what no longer fits.
             self.cache.run_pending_tasks().await;
@@ -177,15 +177,17 @@ impl Pages {
         Ok(entry.into_value())
     }
 
-    async fn read(&self, start: Start, floor: u64) -> Result<Arc<Page>, pg::Error> {
+    async fn read(&self, start: Start, ring: Ring) -> Result<Arc<Page>, pg::Error> {
         let (epoch, after) = start;
         let _permit = self.reads.acquire().await.expect("it is never closed");
         let events = self.history.page(epoch, after, longest(after)).await;
-        let events = events.inspect_err(|error| {
+        let mut events = events.inspect_err(|error| {
             tracing::warn!(error = %pg::chain(error), after, "cannot read a page of history");
         })?;
         self.read.inc();
-        Ok(Arc::new(Page::new(epoch, &events, floor)))
+        // A page is kept, and what is beyond the head may not be durable yet.
+        events.retain(|event| event.seq <= ring.head);
+        Ok(Arc::new(Page::new(epoch, &events, ring.floor)))
     }
 }
 
