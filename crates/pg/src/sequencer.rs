@@ -39,9 +39,6 @@ const AWAKE_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::f
 /// is left to wait for.
 const LAPSING_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
-/// How long to wait for a writer's flush that carries a batch along, before flushing.
-const FLUSH_WAIT: Duration = Duration::from_millis(2);
-
 /// How often a follower sees for itself whether the promise is kept.
 const FOLLOWING_PAUSE: Duration = PROMISE;
 
@@ -147,7 +144,7 @@ impl Sequencer {
             is_announced: true,
             others: (false, None),
         };
-        let look = sequencer.look(true, true).await?;
+        let look = sequencer.look(true).await?;
         if look.awake == Awake::Other {
             sequencer.state = State::Following;
         }
@@ -190,10 +187,7 @@ impl Sequencer {
             self.others.1 = None;
         }
         let look = self
-            .look(
-                is_rung,
-                is_rung || matches!(self.state, State::Awake { .. }),
-            )
+            .look(is_rung || matches!(self.state, State::Awake { .. }))
             .await?;
         self.watch_for_silence(is_rung, &look);
 
@@ -239,8 +233,12 @@ impl Sequencer {
 
     /// Numbers what is new, if that is for this hub to do, and waits until it is durable; with
     /// a promise, writers need not ring for a while.
-    async fn look(&mut self, is_rung: bool, promise: bool) -> Result<Look, Error> {
-        let promise_ms = if promise { millis(PROMISE) } else { 0 };
+    async fn look(&mut self, promise: bool) -> Result<Look, Error> {
+        let promise_ms = if promise {
+            i32::try_from(PROMISE.as_millis()).expect("it is short")
+        } else {
+            0
+        };
         let head = i64::try_from(self.head).ok();
         let known: [&(dyn ToSql + Sync); 4] = [&self.hub, &promise_ms, &head, &self.looked];
         let look = self.client.query_one(&self.advance, &known);
@@ -257,9 +255,7 @@ impl Sequencer {
             ended_below: row.get::<_, Option<i64>>(4).unwrap_or(0),
         };
         if look.grew {
-            // Who is rung has slept: hardly anybody writes, and nobody else flushes.
-            self.settle(if is_rung { Duration::ZERO } else { FLUSH_WAIT })
-                .await?;
+            self.settle().await?;
         }
         self.metrics.looks.inc();
         self.metrics.numbered.inc_by(look.numbered);
@@ -270,10 +266,8 @@ impl Sequencer {
     }
 
     /// Waits until all that a look saw is durable. Only then may it be shown.
-    async fn settle(&self, patience: Duration) -> Result<(), Error> {
-        let patience_ms: [&(dyn ToSql + Sync); 1] = [&millis(patience)];
-        let settle = "SELECT bellwether.settle($1)";
-        let settle = self.client.execute(settle, &patience_ms);
+    async fn settle(&self) -> Result<(), Error> {
+        let settle = self.client.execute("SELECT bellwether.settle()", &[]);
         within("wait until what is numbered is durable", settle).await?;
         Ok(())
     }
@@ -358,10 +352,6 @@ impl State {
             Self::Following => FOLLOWING_PAUSE,
         }
     }
-}
-
-fn millis(time: Duration) -> i32 {
-    i32::try_from(time.as_millis()).expect("it is short")
 }
 
 impl Awake {
