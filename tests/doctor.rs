@@ -59,19 +59,6 @@ impl Report {
     }
 }
 
-/// A role that may log in and nothing else.
-async fn role(database: &TestDatabase, name: &str) -> String {
-    let create = format!("CREATE ROLE {name} LOGIN PASSWORD 'secret'");
-    database
-        .connect()
-        .await
-        .batch_execute(&create)
-        .await
-        .unwrap();
-    let (_, rest) = database.url.split_once('@').unwrap();
-    format!("postgres://{name}:secret@{rest}")
-}
-
 #[tokio::test]
 async fn all_is_well() {
     let database = TestDatabase::create().await;
@@ -202,7 +189,7 @@ async fn the_schema_is_not_there_or_another() {
 #[tokio::test]
 async fn rights_are_missing() {
     let database = TestDatabase::create().await;
-    let url = role(&database, "patient").await;
+    let url = database.role("patient").await;
     let report = examine(&url, &[]).await;
     report.says(
         "rights",

@@ -140,12 +140,7 @@ async fn a_schema_that_is_newer() {
 #[tokio::test]
 async fn a_role_that_may_do_nothing() {
     let database = TestDatabase::create().await;
-    let psql = database.connect().await;
-    psql.batch_execute("CREATE ROLE powerless LOGIN PASSWORD 'secret'")
-        .await
-        .unwrap();
-    let (_, rest) = database.url.split_once('@').unwrap();
-    let url = format!("postgres://powerless:secret@{rest}");
+    let url = database.role("powerless").await;
     let (status, said) = Hub::spawn(&url, HubOptions::default()).await.unwrap_err();
     assert_eq!(status.code(), Some(1));
     check(

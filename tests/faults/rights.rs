@@ -1,19 +1,6 @@
 use super::{is_not_ready, is_ready};
 use crate::harness::{Hub, HubOptions, TestDatabase};
 
-/// A role that may log in and nothing else; roles are the server's, so each has its own name.
-async fn role(database: &TestDatabase, name: &str) -> String {
-    let create = format!("CREATE ROLE {name} LOGIN PASSWORD 'secret'");
-    database
-        .connect()
-        .await
-        .batch_execute(&create)
-        .await
-        .unwrap();
-    let (_, rest) = database.url.split_once('@').unwrap();
-    format!("postgres://{name}:secret@{rest}")
-}
-
 /// What a hub that does not start says is to be run.
 async fn wanted(url: &str) -> String {
     let (status, said) = Hub::spawn(url, HubOptions::default()).await.unwrap_err();
@@ -28,7 +15,7 @@ async fn wanted(url: &str) -> String {
 #[tokio::test]
 async fn a_role_without_rights_is_told_what_to_grant() {
     let database = TestDatabase::create().await;
-    let url = role(&database, "makes_the_schema").await;
+    let url = database.role("makes_the_schema").await;
     let grant = wanted(&url).await;
     assert!(
         grant.starts_with("GRANT CREATE ON DATABASE test_"),
@@ -39,7 +26,7 @@ async fn a_role_without_rights_is_told_what_to_grant() {
     let owner = Hub::spawn(&url, HubOptions::default()).await.unwrap();
     owner.kill().await;
 
-    let url = role(&database, "uses_the_schema").await;
+    let url = database.role("uses_the_schema").await;
     let grants = wanted(&url).await;
     assert_eq!(grants, "SELECT bellwether.allow('uses_the_schema', 'hub')");
     admin.batch_execute(&grants).await.unwrap();
@@ -55,7 +42,7 @@ async fn a_role_without_rights_is_told_what_to_grant() {
 async fn rights_that_are_revoked_and_given_back() {
     let database = TestDatabase::create().await;
     Hub::start(&database).await.kill().await;
-    let url = role(&database, "loses_rights").await;
+    let url = database.role("loses_rights").await;
     let grants = wanted(&url).await;
     let admin = database.connect().await;
     admin.batch_execute(&grants).await.unwrap();

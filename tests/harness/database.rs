@@ -61,6 +61,15 @@ impl TestDatabase {
         connect(&self.url).await
     }
 
+    /// The same database for a new role that may log in and nothing else. Roles are the server's,
+    /// so each has its own name.
+    pub(crate) async fn role(&self, name: &str) -> String {
+        let create = format!("CREATE ROLE {name} LOGIN PASSWORD 'secret'");
+        self.connect().await.batch_execute(&create).await.unwrap();
+        let (_, rest) = self.url.split_once('@').unwrap();
+        format!("postgres://{name}:secret@{rest}")
+    }
+
     /// Inserts so many rows into `events`, in one transaction.
     pub(crate) async fn insert(&self, count: i32) {
         let insert = "INSERT INTO events (name) SELECT 'n' FROM generate_series(1, $1)";

@@ -1,4 +1,4 @@
-//! Accepts connections and lets hyper drive them, until told to stop.
+//! Accepts connections, and has them go the short way or by hyper, until told to stop.
 
 use bytes::Bytes;
 use http::Request;
