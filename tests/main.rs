@@ -52,4 +52,6 @@ mod spine;
 mod storm;
 /// The terminal client.
 mod tail;
+/// HTTPS, and its certificate.
+mod tls;
 mod torture;

@@ -131,7 +131,9 @@ impl Hub {
             within("a line of the hub", stdout.read_line(&mut line))
                 .await
                 .unwrap();
-            if let Some(at) = line.strip_prefix("http://") {
+            if let Some((_, at)) = line.split_once("://")
+                && line.starts_with("http")
+            {
                 address = Some(at.trim().parse().unwrap());
             } else if line.starts_with("ready") {
                 let address = address.expect("the address comes before ready");

@@ -8,13 +8,16 @@ use hyper::body::Incoming;
 use pg::{Draft, Publication, Published};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
+use std::time::Duration;
+use tokio::time;
 
 use crate::{
-    App,
+    App, Edge,
+    limits::{Client, Limit},
     response::{self, Body, Refusal},
 };
 
-/// Most bytes in a request. The limit is ours: four events of the largest size.
+/// Most bytes in a request if nothing is said: four events of the largest size.
 pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 /// Most events in a request.
@@ -43,8 +46,10 @@ struct NewEvent {
 pub(crate) enum InvalidPublication {
     /// Not announced as JSON. Anything else a page of another origin may send unasked.
     NotJson,
-    /// Over [`MAX_BODY_BYTES`].
-    TooLarge,
+    /// Over so many bytes.
+    TooLarge(usize),
+    /// It did not come within this time.
+    TooSlow(Duration),
     /// It broke off.
     Incomplete,
     /// Not the JSON that is expected: where and why.
@@ -58,11 +63,22 @@ pub(crate) enum InvalidPublication {
 }
 
 /// Publishes what a request says, and answers once it is durable.
-pub(crate) async fn publish(app: &App, request: Request<Incoming>) -> Response<Body> {
-    let publication = match read(request).await {
+pub(crate) async fn publish(
+    app: &App,
+    request: Request<Incoming>,
+    client: &Client,
+) -> Response<Body> {
+    // Before anything is read: a flood is to cost next to nothing.
+    if let Err(wait) = app.edge.admit_events(client, 1) {
+        return Refusal::TooFast { wait }.into();
+    }
+    let publication = match read(request, &app.edge).await {
         Ok(publication) => publication,
         Err(why) => return Refusal::BadPublication(why).into(),
     };
+    if let Err(wait) = app.edge.admit_events(client, publication.events.len() - 1) {
+        return Refusal::TooFast { wait }.into();
+    }
     match app.publisher.publish(publication).await {
         Ok(Published::At(places)) => {
             let ids: Vec<_> = places.iter().map(ToString::to_string).collect();
@@ -77,16 +93,22 @@ pub(crate) async fn publish(app: &App, request: Request<Incoming>) -> Response<B
     }
 }
 
-async fn read(request: Request<Incoming>) -> Result<Publication, InvalidPublication> {
+async fn read(request: Request<Incoming>, edge: &Edge) -> Result<Publication, InvalidPublication> {
     let (head, body) = request.into_parts();
     if !is_json(&head.headers) {
         return Err(InvalidPublication::NotJson);
     }
     let idempotency_key = idempotency_key(&head.headers)?;
-    let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
+    let limits = edge.limits;
+    let body = Limited::new(body, limits.body_bytes).collect();
+    let Ok(body) = time::timeout(limits.request_time, body).await else {
+        edge.refusals.count(Limit::Time);
+        return Err(InvalidPublication::TooSlow(limits.request_time));
+    };
     let body = body.map_err(|error| {
         if error.is::<LengthLimitError>() {
-            InvalidPublication::TooLarge
+            edge.refusals.count(Limit::Body);
+            InvalidPublication::TooLarge(limits.body_bytes)
         } else {
             InvalidPublication::Incomplete
         }
@@ -181,7 +203,8 @@ impl InvalidPublication {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -193,10 +216,10 @@ impl std::fmt::Display for InvalidPublication {
             r#"{"topic": "orders", "event": "placed", "data": {"id": 7}}, or an array of such"#;
         match self {
             Self::NotJson => f.write_str("the header `Content-Type: application/json` is missing"),
-            Self::TooLarge => write!(
-                f,
-                "the body has over {MAX_BODY_BYTES} bytes: send it in parts"
-            ),
+            Self::TooLarge(limit) => {
+                write!(f, "the body has over {limit} bytes: send it in parts")
+            }
+            Self::TooSlow(limit) => write!(f, "the body did not come within {limit:?}"),
             Self::Incomplete => f.write_str("the body broke off"),
             Self::Malformed(why) => write!(f, "not what is expected, {EXAMPLE}: {why}"),
             Self::Count(count) => {
