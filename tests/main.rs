@@ -28,6 +28,8 @@ mod faults;
 mod http;
 /// Several hubs on one database.
 mod instances;
+/// How much clients may take, and whom proxies tell of.
+mod limits;
 /// Everything once, in one order, whatever writers do.
 mod order;
 /// What comes in over HTTP, and what is read there in other forms.

@@ -65,7 +65,7 @@ pub(crate) async fn begin(
         }
         // Only a line's end can complete it. Parsed after each byte, a head that comes in single
         // bytes would cost the square of its length.
-        if head[parsed..].contains(&b'\n') {
+        if !is_preface && head[parsed..].contains(&b'\n') {
             parsed = head.len();
             match parse(&head, limits.patterns) {
                 Head::Plain(query, headers) => return Ok(Beginning::Stream(query, headers)),
