@@ -32,6 +32,8 @@ mod instances;
 mod limits;
 /// Everything once, in one order, whatever writers do.
 mod order;
+/// Encrypted connections to the database, verified as it is asked.
+mod postgres_tls;
 /// What comes in over HTTP, and what is read there in other forms.
 mod publish;
 /// `docs/recipes.md`, done.
