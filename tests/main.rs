@@ -10,6 +10,7 @@ mod harness;
 
 /// Tables, and what is captured of them.
 mod attach;
+mod attacks;
 /// The browser client and the pages, in Chromium.
 mod browser;
 /// Others' clients.

@@ -198,6 +198,16 @@ impl Hub {
             .unwrap()
     }
 
+    /// The memory it has, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Sends SIGTERM; returns at once.
     pub(crate) fn terminate(&self) {
         kill(self.pid(), Signal::SIGTERM).unwrap();

@@ -40,6 +40,10 @@ const SESSION: &str = "
     SELECT set_config('synchronous_commit', 'on', false)
     WHERE current_setting('synchronous_commit') = 'off'";
 
+/// For queries that nobody waits for longer than [`ANSWER_LIMIT`](crate::limit::ANSWER_LIMIT): so that
+/// none goes on without us, and that it comes to nothing is known.
+const POOL_SESSION: &str = "SET statement_timeout = '9s'";
+
 /// A database, and how to reach it.
 #[derive(Clone)]
 pub struct Database {
@@ -122,10 +126,9 @@ impl Database {
         let manager = Manager::from_config(self.config.clone(), self.tls.clone(), method);
         let set_up = Hook::async_fn(|client: &mut deadpool_postgres::ClientWrapper, _| {
             Box::pin(async move {
-                client
-                    .batch_execute(SESSION)
-                    .await
-                    .map_err(HookError::Backend)
+                let set_up = format!("{SESSION}; {POOL_SESSION}");
+                let set_up = client.batch_execute(&set_up).await;
+                set_up.map_err(HookError::Backend)
             })
         });
         Pool::builder(manager)

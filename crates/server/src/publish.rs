@@ -26,6 +26,10 @@ pub(crate) const MAX_EVENTS: usize = 1000;
 /// Most bytes of data in an event. The database's own limit is the same.
 const MAX_DATA_BYTES: usize = 256 * 1024;
 
+/// How deep arrays and objects may be nested in an event's data: as deep as most programs read
+/// them. Postgres fails the whole transaction where its stack ends.
+const MAX_DEPTH: usize = 128;
+
 /// Most bytes of a name, a key or an idempotency key.
 const MAX_NAME_BYTES: usize = 255;
 
@@ -189,6 +193,9 @@ impl NewEvent {
             let bytes = data.len();
             return Err(format!("its data has {bytes} bytes, over {MAX_DATA_BYTES}"));
         }
+        if depth(data) > MAX_DEPTH {
+            return Err(format!("its data is nested more than {MAX_DEPTH} deep"));
+        }
         Ok(Draft {
             topic,
             name: self.event,
@@ -197,6 +204,26 @@ impl NewEvent {
             retain: self.retain,
         })
     }
+}
+
+/// How deep arrays and objects are nested in a text that is known to be JSON.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0, 0);
+    let mut bytes = json.bytes();
+    let mut is_text = false;
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => is_text = !is_text,
+            b'\\' if is_text => drop(bytes.next()),
+            b'[' | b'{' if !is_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !is_text => depth -= 1,
+            _ => {}
+        }
+    }
+    deepest
 }
 
 impl InvalidPublication {
@@ -258,6 +285,19 @@ mod tests {
         assert!(parsed.events[0].retain);
         let two = format!(" [{one}, {one}]");
         assert_eq!(parse(two.into(), None).unwrap().events.len(), 2);
+    }
+
+    #[test]
+    fn how_deep_it_is_nested() {
+        for (json, expected) in [
+            ("1", 0),
+            ("[]", 1),
+            (r#"[{"a": [1, 2]}, []]"#, 3),
+            (r#"["[[[", {"]\\\"[[": "}"}]"#, 2),
+            (r#"["\\\\", [[]]]"#, 3),
+        ] {
+            assert_eq!(depth(json), expected, "{json}");
+        }
     }
 
     #[test]
