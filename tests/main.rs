@@ -10,6 +10,7 @@ mod harness;
 
 /// Tables, and what is captured of them.
 mod attach;
+mod attacks;
 /// The browser client and the pages, in Chromium.
 mod browser;
 /// Others' clients.
@@ -28,8 +29,12 @@ mod faults;
 mod http;
 /// Several hubs on one database.
 mod instances;
+/// How much clients may take, and whom proxies tell of.
+mod limits;
 /// Everything once, in one order, whatever writers do.
 mod order;
+/// Encrypted connections to the database, verified as it is asked.
+mod postgres_tls;
 /// What comes in over HTTP, and what is read there in other forms.
 mod publish;
 /// `docs/recipes.md`, done.
@@ -52,4 +57,6 @@ mod spine;
 mod storm;
 /// The terminal client.
 mod tail;
+/// HTTPS, and its certificate.
+mod tls;
 mod torture;

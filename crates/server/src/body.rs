@@ -12,7 +12,7 @@ use std::{
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use crate::{App, Settings, control, reader::Reader, stall};
+use crate::{App, Settings, control, limits::Seat, reader::Reader, stall};
 
 /// A stream of events to one client.
 ///
@@ -30,13 +30,15 @@ struct Live {
     reader: Reader,
     heartbeat: Interval,
     settings: Settings,
+    /// Free again when the stream ends.
+    _seat: Seat,
 }
 
 // === impl EventBody ===
 
 impl EventBody {
     /// A stream that begins with this opening.
-    pub(crate) fn new(app: &App, subscription: Subscription, opening: Bytes) -> Self {
+    pub(crate) fn new(app: &App, subscription: Subscription, opening: Bytes, seat: Seat) -> Self {
         let settings = app.settings;
         let mut heartbeat = interval_at(Instant::now() + settings.heartbeat, settings.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -44,6 +46,7 @@ impl EventBody {
             reader: Reader::new(subscription, app.pages.clone()),
             heartbeat,
             settings,
+            _seat: seat,
         };
         Self {
             opening: Some(opening),
