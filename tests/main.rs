@@ -18,6 +18,8 @@ mod clients;
 mod demo;
 /// What is told of a database, well or ill.
 mod doctor;
+/// What the documentation says of the program, held against the program.
+mod documents;
 /// Who is woken by what, and how rarely.
 mod doorbell;
 /// What is not a continuation, and what is.
@@ -28,6 +30,8 @@ mod faults;
 mod http;
 /// Several hubs on one database.
 mod instances;
+/// What `/metrics` says, held against what the tests saw happen.
+mod metrics;
 /// Everything once, in one order, whatever writers do.
 mod order;
 /// What comes in over HTTP, and what is read there in other forms.

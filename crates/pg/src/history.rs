@@ -5,7 +5,7 @@ use hub::{Epoch, Event, Retain, Topic};
 use std::time::SystemTime;
 use tokio_postgres::{Client, Row, Statement, types::ToSql};
 
-use crate::{Database, Error, limit::within};
+use crate::{Database, Error, Metrics, limit::within};
 
 /// Most events that a feed reads at once.
 pub(crate) const PAGE_EVENTS: u64 = 1000;
@@ -63,10 +63,10 @@ impl History {
     pub const CONNECTIONS: usize = 4;
 
     /// Connects when first asked.
-    pub fn new(database: &Database) -> Self {
-        Self {
-            pool: database.pool(Self::CONNECTIONS),
-        }
+    pub fn new(database: &Database, metrics: &Metrics) -> Self {
+        let pool = database.pool(Self::CONNECTIONS);
+        metrics.watch_pool("history", &pool);
+        Self { pool }
     }
 
     /// Up to so many events that follow a position, in the stream's order and without holes;

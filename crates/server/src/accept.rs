@@ -8,7 +8,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use socket2::SockRef;
-use std::{convert::Infallible, fmt, io, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, error::Error, fmt, io, iter, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     time,
@@ -22,6 +22,7 @@ use crate::{
     routes,
     stall::StallExecutor,
     stream,
+    streams::{self, Transport},
 };
 
 /// How long a client may take to send a request's head.
@@ -119,7 +120,7 @@ impl Door {
             // Nothing was asked yet, or nothing for too long.
             None | Some(Err(_)) => return,
             Some(Ok(Ok(Beginning::Stream(query)))) => {
-                let response = stream::open(&self.app, query).await;
+                let response = stream::open(&self.app, query, Transport::Direct).await;
                 let direct = Direct::new(stream, response, stall_timeout);
                 // In a task of its own, which is as large as it must be and no larger.
                 self.connections.spawn(direct.expect("it is a stream"));
@@ -148,17 +149,31 @@ impl Door {
         let connection = self
             .builder
             .serve_connection(TokioIo::new(Box::pin(stream)), service);
-        let mut connection = pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => return ended,
-            () = self.stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        let mut connection = Box::pin(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.stop.cancelled() => {
+                // It only stops keeping the connection alive; that streams end is the hub's doing.
+                connection.as_mut().graceful_shutdown();
+                connection.as_mut().await
+            }
+        };
+        if ended.as_ref().is_err_and(|error| is_timeout(&**error)) {
+            streams::drop_stalled(connection);
         }
-        // It only stops keeping the connection alive; that streams end is the hub's doing.
-        connection.await
+        ended
     }
 }
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Whether it ended because its peer took nothing.
+fn is_timeout(error: &(dyn Error + 'static)) -> bool {
+    let causes = iter::successors(Some(error), |&error| error.source());
+    causes
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::TimedOut)
+}
 
 fn prepare(stream: &TcpStream, stall_timeout: Duration) -> io::Result<()> {
     // An event is to leave at once, however small.
@@ -182,4 +197,4 @@ impl fmt::Display for Unfinished {
     }
 }
 
-impl std::error::Error for Unfinished {}
+impl Error for Unfinished {}

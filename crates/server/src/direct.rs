@@ -166,6 +166,7 @@ impl Direct {
                     let timeout = self.stall_timeout;
                     let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(timeout)));
                     ready!(stalled.as_mut().poll(cx));
+                    self.body.stalled();
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
             }

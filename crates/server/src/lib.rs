@@ -33,6 +33,7 @@ mod response;
 mod routes;
 mod stall;
 mod stream;
+mod streams;
 
 use std::{sync::Arc, time::Duration};
 

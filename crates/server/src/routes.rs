@@ -10,6 +10,7 @@ use crate::{
     query::{EventsQuery, StreamQuery},
     response::{self, Body, Refusal},
     stream,
+    streams::Transport,
 };
 
 const INDEX: &str = "\
@@ -62,13 +63,18 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
             // All that is needed of the request is taken out of it here, and it is dropped:
             // hyper would keep the buffer that it was read into.
             let query = StreamQuery::parse(request.uri(), request.headers());
+            let transport = Transport::of(request.version());
             drop(request);
             match query {
-                Ok(query) => stream::open(&app, query).await,
+                Ok(query) => stream::open(&app, query, transport).await,
                 Err(why) => Refusal::BadQuery(why).into(),
             }
         }
-        "/v1/events" if request.method() == Method::POST => publish::publish(&app, request).await,
+        "/v1/events" if request.method() == Method::POST => {
+            let response = publish::publish(&app, request).await;
+            app.metrics.publish_answered(response.status());
+            response
+        }
         "/v1/events" => match EventsQuery::parse(request.uri()) {
             Ok(query) => events::page(&app, query).await,
             Err(why) => Refusal::BadQuery(why).into(),
@@ -92,7 +98,7 @@ fn wants_html(headers: &HeaderMap) -> bool {
 
 fn status(app: &App) -> Response<Body> {
     let reasons = app.health.reasons();
-    let mut status = app.metrics.status(&app.hub);
+    let mut status = app.metrics.status();
     status["ready"] = reasons.is_empty().into();
     status["reasons"] = reasons.into();
     response::json(StatusCode::OK, &status)
@@ -117,7 +123,7 @@ fn ready(app: &App) -> Response<Body> {
 
 fn metrics(app: &App) -> Response<Body> {
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match app.metrics.render(&app.hub) {
+    match app.metrics.render() {
         Ok(text) => response::text(StatusCode::OK, content_type, text),
         Err(error) => {
             tracing::error!(%error, "cannot render the metrics");

@@ -13,6 +13,7 @@ use crate::{
     frame::{self, LINES},
     query::{Start, StreamQuery},
     response::Body,
+    streams::Transport,
 };
 
 /// How far back `last=` looks for events of its topics before the ring.
@@ -32,7 +33,7 @@ pub(crate) enum NotNow {
 
 /// Opens a stream. Always status 200: a browser's `EventSource` gives up for ever on any
 /// other, so who is to come back later is told so in the stream.
-pub(crate) async fn open(app: &App, query: StreamQuery) -> Response<Body> {
+pub(crate) async fn open(app: &App, query: StreamQuery, transport: Transport) -> Response<Body> {
     let form = query.filter.form();
     let is_new = !matches!(query.start, Start::After(_));
     let body = match subscribe(app, query.filter, query.start).await {
@@ -53,10 +54,11 @@ pub(crate) async fn open(app: &App, query: StreamQuery) -> Response<Body> {
             // event, because many clients take no id from a block without data; and also after
             // a gap, of which this client then knows.
             opening.extend_from_slice(&control::heartbeat(subscription.cursor(), form));
-            EventBody::new(app, subscription, opening.freeze())
+            EventBody::new(app, subscription, opening.freeze(), transport)
         }
         Err(why) => {
             tracing::debug!(%why, "no stream for now");
+            app.metrics.turned_away(&why);
             EventBody::farewell(app.settings.retry_later(), form)
         }
     };
@@ -204,6 +206,21 @@ impl From<NotOpen> for NotNow {
 impl From<pg::Error> for NotNow {
     fn from(error: pg::Error) -> Self {
         Self::Database(error)
+    }
+}
+
+impl NotNow {
+    /// All that [`Self::name`] may say.
+    pub(crate) const NAMES: [&str; 3] = ["not_open", "behind", "database"];
+
+    /// In one word, for metrics.
+    pub(crate) fn name(&self) -> &'static str {
+        let nth = match self {
+            Self::NotOpen => 0,
+            Self::Behind(_) => 1,
+            Self::Database(_) => 2,
+        };
+        Self::NAMES[nth]
     }
 }
 
