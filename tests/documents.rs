@@ -4,7 +4,7 @@ use std::{
     path::Path,
 };
 
-use crate::harness::{Hub, TestDatabase, get};
+use crate::harness::{Hub, TestDatabase, bellwether, get, within};
 
 /// Between its marks in this file stands what the program says of itself. `cargo xtask docs` puts
 /// it there.
@@ -68,6 +68,64 @@ fn describe(text: &str) -> Vec<(String, Described)> {
         }
     }
     all
+}
+
+/// What a command prints that is over in a moment.
+async fn output(args: &[&str]) -> String {
+    let ran = within("its end", bellwether().args(args).output()).await;
+    let ran = ran.unwrap();
+    let complaint = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success() && complaint.is_empty(), "{complaint}");
+    String::from_utf8(ran.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn the_tables_of_commands_and_flags() {
+    let tables = output(&["markdown"]).await;
+    check_section("README.md", "command line", &format!("\n{tables}\n"));
+}
+
+/// Bash reads the script, and completes with it as a person at the prompt would have it do.
+#[tokio::test]
+async fn bash_completes() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("bellwether.bash");
+    fs::write(&script, output(&["completions", "bash"]).await).unwrap();
+    let ask = r#"source "$1"; COMP_WORDS=(bellwether "${@:2}"); COMP_CWORD=$(($# - 1))
+        _bellwether bellwether "${!#}"; printf '%s\n' "${COMPREPLY[@]}""#;
+    for (words, expected) in [
+        (&["ser"][..], "serve"),
+        (&["serve", "--heart"], "--heartbeat"),
+        (&["demo", "up"], "uptime"),
+    ] {
+        let mut bash = tokio::process::Command::new("bash");
+        bash.args(["--norc", "-c", ask, "bash"])
+            .arg(&script)
+            .args(words);
+        let replied = within("bash", bash.output()).await.unwrap();
+        let complaint = String::from_utf8_lossy(&replied.stderr);
+        assert!(
+            replied.status.success() && complaint.is_empty(),
+            "{complaint}"
+        );
+        let replies = String::from_utf8(replied.stdout).unwrap();
+        assert_eq!(replies.trim(), expected, "after {words:?}");
+    }
+    for shell in ["elvish", "fish", "powershell", "zsh"] {
+        let script = output(&["completions", shell]).await;
+        assert!(script.contains("attachments"), "{shell}");
+    }
+}
+
+/// A page for each command, which name each other.
+#[tokio::test]
+async fn manual_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    output(&["man", folder.path().to_str().unwrap()]).await;
+    let page = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+    assert_eq!(page("bellwether.1"), output(&["man"]).await);
+    assert!(page("bellwether.1").contains("bellwether\\-serve(1)"));
+    assert!(page("bellwether-serve.1").contains("BELLWETHER_HEARTBEAT"));
 }
 
 #[tokio::test]

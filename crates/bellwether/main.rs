@@ -9,6 +9,7 @@ mod doctor;
 mod instance;
 mod log;
 mod publish;
+mod reference;
 mod serve;
 mod signals;
 mod tail;
@@ -44,6 +45,12 @@ async fn main() -> ExitCode {
         Command::Publish(options) => publish::run(options).await,
         Command::Allow(options) => allow::run(options).await,
         Command::Doctor(options) => doctor::run(options).await,
+        Command::Completions(options) => {
+            reference::completions(&options);
+            Ok(())
+        }
+        Command::Man(options) => reference::man(options),
+        Command::Markdown => reference::markdown(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
