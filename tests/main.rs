@@ -34,6 +34,8 @@ mod instances;
 mod metrics;
 /// Everything once, in one order, whatever writers do.
 mod order;
+/// Behind nginx, Caddy and `HAProxy`, as `packaging/` has them.
+mod proxies;
 /// What comes in over HTTP, and what is read there in other forms.
 mod publish;
 /// `docs/recipes.md`, done.
