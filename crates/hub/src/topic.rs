@@ -151,7 +151,6 @@ impl Pattern {
         loop {
             match (ours.next(), theirs.next()) {
                 (None, None) => break,
-                (None, _) | (_, None) => return None,
                 (Some(">"), Some(token)) => {
                     common.push(token);
                     common.extend(theirs);
@@ -164,6 +163,7 @@ impl Pattern {
                 }
                 (Some("*"), Some(token)) | (Some(token), Some("*")) => common.push(token),
                 (Some(token), Some(same)) if token == same => common.push(token),
+                // Another token, or one of them ends here.
                 _ => return None,
             }
         }
