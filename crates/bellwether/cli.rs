@@ -5,6 +5,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pg::Database;
 use std::{fmt, io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
+use crate::auth::{AuthOptions, TokenOptions};
+
 /// The exit code for a command line that makes no sense (`EX_USAGE` of BSD's sysexits).
 const USAGE: u8 = 64;
 
@@ -40,6 +42,8 @@ pub(crate) enum Command {
     Publish(PublishOptions),
     /// Let a role run a hub, attach tables or publish
     Allow(AllowOptions),
+    /// Make a token, to try things out with
+    Token(TokenOptions),
     /// Look at everything a hub needs of a database, and say what to do about the rest
     Doctor(DoctorOptions),
 }
@@ -133,10 +137,12 @@ pub(crate) struct HubOptions {
         default_value = "127.0.0.1:7080"
     )]
     pub(crate) listen: SocketAddr,
-    /// Serve whoever comes also on an address that others can reach. There is no authentication
-    /// yet: they could read and publish everything
+    /// Without keys of tokens, serve also on an address that others can reach: whoever comes can
+    /// read and publish everything
     #[arg(long, env = "BELLWETHER_ALLOW_ANONYMOUS")]
     pub(crate) allow_anonymous: bool,
+    #[command(flatten)]
+    pub(crate) auth: AuthOptions,
     /// Time between heartbeats to each client
     #[arg(long, env = "BELLWETHER_HEARTBEAT", value_name = "TIME", default_value = "15s", value_parser = time)]
     pub(crate) heartbeat: Duration,
@@ -192,6 +198,14 @@ pub(crate) struct TailOptions {
     /// Begin after this cursor
     #[arg(long, value_name = "CURSOR")]
     pub(crate) after: Option<String>,
+    /// Token to show the hub
+    #[arg(
+        long,
+        env = "BELLWETHER_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub(crate) token: Option<String>,
 }
 
 /// A database that must be given.
@@ -341,7 +355,7 @@ impl DatabaseOptions {
     }
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     match time_or_never(text)? {
         Duration::ZERO => Err("it must be more than nothing".to_owned()),
         time => Ok(time),

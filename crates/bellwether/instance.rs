@@ -7,7 +7,7 @@ use pg::{
     Backoff, Database, Doorbell, EventsTable, Feed, History, Link, Listener, Publisher,
     PublisherTask, Retention, Scene, Snapshot,
 };
-use server::{App, Health, Metrics, Pages, Settings};
+use server::{App, Gate, Health, Metrics, Pages, Settings};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -26,6 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Ground {
     listener: TcpListener,
+    gate: Gate,
     database: Database,
     /// The server behind `database`, if it is the private one.
     private: Option<Postgres>,
@@ -62,13 +63,21 @@ impl Ground {
         holder: &str,
     ) -> Result<Self> {
         let address = hub.listen;
-        if !address.ip().is_loopback() && !hub.allow_anonymous {
+        let has_keys = hub.auth.keys.is_there();
+        if !address.ip().is_loopback() && !has_keys && !hub.allow_anonymous {
             bail!(
-                "{address} can be reached by others, who could read and publish everything, as there is no \
-                 authentication yet: listen on a loopback address and have a proxy that authenticates before it, \
-                 or say --allow-anonymous"
+                "{address} can be reached by others, who could read and publish everything: ask them for tokens with \
+                 --auth-secret or --auth-keys, listen on a loopback address and have a proxy that authenticates \
+                 before it, or say --allow-anonymous"
             );
         }
+        if has_keys && hub.allow_anonymous {
+            bail!(
+                "--allow-anonymous is for a hub that asks nobody for a token, and this one has keys: name what \
+                 everybody may read with --anonymous-subscribe PATTERN"
+            );
+        }
+        let gate = hub.auth.gate().await?;
         let (database, private) = match url {
             Some(url) => (Database::parse(url)?, None),
             None => {
@@ -82,6 +91,7 @@ impl Ground {
         match (bound, private) {
             (Ok(listener), private) => Ok(Self {
                 listener,
+                gate,
                 database,
                 private,
                 scene: None,
@@ -122,8 +132,9 @@ impl Ground {
             .listener
             .local_addr()
             .context("cannot tell the address that was taken")?;
-        let greeting = greeting(address, self.private.as_ref(), self.scene);
-        let instance = Instance::new(self.database, self.snapshots, options);
+        let has_keys = options.auth.keys.is_there();
+        let greeting = greeting(address, self.private.as_ref(), self.scene, has_keys);
+        let instance = Instance::new(self.database, self.snapshots, self.gate, options);
         let app = Arc::clone(&instance.app);
         let stop = CancellationToken::new();
 
@@ -199,7 +210,12 @@ async fn forever() -> Result<()> {
 }
 
 /// Lines to paste, each on its own, and then one that says that they will work.
-fn greeting(address: SocketAddr, private: Option<&Postgres>, scene: Option<Scene>) -> String {
+fn greeting(
+    address: SocketAddr,
+    private: Option<&Postgres>,
+    scene: Option<Scene>,
+    has_keys: bool,
+) -> String {
     let (page, topic, insert) = match scene {
         None => (
             "",
@@ -222,9 +238,15 @@ fn greeting(address: SocketAddr, private: Option<&Postgres>, scene: Option<Scene
             "INSERT INTO probes (monitor_id, is_ok, latency_ms) VALUES (1, false, 9000)",
         ),
     };
+    // `bellwether token` makes one.
+    let token = if has_keys {
+        "-H \"Authorization: Bearer $BELLWETHER_TOKEN\" "
+    } else {
+        ""
+    };
     let mut lines = vec![
         format!("http://{address}{page}"),
-        format!("curl -N 'http://{address}/v1/stream?topic={topic}'"),
+        format!("curl -N {token}'http://{address}/v1/stream?topic={topic}'"),
     ];
     if let Some(postgres) = private {
         lines.push(format!("psql '{}' -c \"{insert}\"", postgres.url()));
@@ -236,7 +258,7 @@ fn greeting(address: SocketAddr, private: Option<&Postgres>, scene: Option<Scene
 // === impl Instance ===
 
 impl Instance {
-    fn new(database: Database, snapshots: Vec<Snapshot>, options: &HubOptions) -> Self {
+    fn new(database: Database, snapshots: Vec<Snapshot>, gate: Gate, options: &HubOptions) -> Self {
         let limits = Limits {
             ring_frames: options.ring_events,
             ring_bytes: options.ring_bytes,
@@ -270,6 +292,7 @@ impl Instance {
             metrics: Metrics::new(&metrics, &pages),
             history,
             pages,
+            gate,
             settings,
         };
         Self {

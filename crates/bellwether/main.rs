@@ -2,6 +2,7 @@
 
 mod allow;
 mod attach;
+mod auth;
 mod cli;
 mod config;
 mod demo;
@@ -44,6 +45,7 @@ async fn main() -> ExitCode {
         Command::Publish(options) => publish::run(options).await,
         Command::Allow(options) => allow::run(options).await,
         Command::Doctor(options) => doctor::run(options).await,
+        Command::Token(options) => auth::token(options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -118,12 +118,17 @@ impl Door {
         let ended = match self.stop.run_until_cancelled(begin).await {
             // Nothing was asked yet, or nothing for too long.
             None | Some(Err(_)) => return,
-            Some(Ok(Ok(Beginning::Stream(query)))) => {
-                let response = stream::open(&self.app, query).await;
-                let direct = Direct::new(stream, response, stall_timeout);
-                // In a task of its own, which is as large as it must be and no larger.
-                self.connections.spawn(direct.expect("it is a stream"));
-                return;
+            Some(Ok(Ok(Beginning::Stream(plain, read)))) => {
+                match stream::open_plain(&self.app, *plain).await {
+                    Ok(response) => {
+                        let direct = Direct::new(stream, response, stall_timeout);
+                        // In a task of its own, which is as large as it must be and no larger.
+                        self.connections.spawn(direct.expect("it is a stream"));
+                        return;
+                    }
+                    // Which is hyper's to write.
+                    Err(_refusal) => Box::pin(self.hand_to_hyper(read, stream)).await,
+                }
             }
             Some(Ok(Ok(Beginning::Other(read)))) => {
                 Box::pin(self.hand_to_hyper(read, stream)).await

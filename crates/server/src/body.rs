@@ -8,9 +8,9 @@ use std::{
     fmt,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep};
 
 use crate::{App, Settings, control, reader::Reader, stall};
 
@@ -18,7 +18,7 @@ use crate::{App, Settings, control, reader::Reader, stall};
 ///
 /// Says what its opening says, then hands on what its subscription brings, with a heartbeat
 /// now and then, and only as fast as the client takes it. When the hub closes it ends, after
-/// telling the client when to come back.
+/// telling the client when to come back; and so it does when the client's token expires.
 pub struct EventBody {
     /// Goes out before anything else.
     opening: Option<Bytes>,
@@ -29,20 +29,36 @@ pub struct EventBody {
 struct Live {
     reader: Reader,
     heartbeat: Interval,
+    /// Until the client may read no longer, if that is known.
+    expiry: Option<Pin<Box<Sleep>>>,
     settings: Settings,
+}
+
+/// How a stream ends.
+enum End {
+    /// There is no more to be had here now.
+    Closed,
+    /// The client's token does not count any more.
+    Expired,
 }
 
 // === impl EventBody ===
 
 impl EventBody {
-    /// A stream that begins with this opening.
-    pub(crate) fn new(app: &App, subscription: Subscription, opening: Bytes) -> Self {
+    /// A stream that begins with this opening, for a client that may read until it expires.
+    pub(crate) fn new(
+        app: &App,
+        subscription: Subscription,
+        opening: Bytes,
+        expires: Option<SystemTime>,
+    ) -> Self {
         let settings = app.settings;
         let mut heartbeat = interval_at(Instant::now() + settings.heartbeat, settings.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let live = Live {
             reader: Reader::new(subscription, app.pages.clone()),
             heartbeat,
+            expiry: expires.map(|at| Box::pin(sleep(until(at)))),
             settings,
         };
         Self {
@@ -66,11 +82,16 @@ impl EventBody {
         let Some(live) = &mut self.live else {
             return Poll::Ready(None);
         };
-        if let Some(bytes) = ready!(live.poll_bytes(cx)) {
-            return Poll::Ready(Some(bytes));
-        }
+        let end = match ready!(live.poll_bytes(cx)) {
+            Ok(bytes) => return Poll::Ready(Some(bytes)),
+            Err(end) => end,
+        };
         let form = live.reader.subscription().filter().form();
-        let farewell = control::retry(live.settings.retry_later(), form);
+        let farewell = match end {
+            End::Closed => control::retry(live.settings.retry_later(), form),
+            // Each has a time of its own, so they need not be kept apart.
+            End::Expired => control::expired(live.settings.retry(), form),
+        };
         self.live = None;
         Poll::Ready(Some(farewell))
     }
@@ -103,21 +124,32 @@ impl fmt::Debug for EventBody {
 // === impl Live ===
 
 impl Live {
-    /// The next bytes, whatever they are; `None` when the stream is to end.
-    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    /// The next bytes, whatever they are, or how the stream is to end.
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, End>> {
         loop {
+            // First, so that nothing is sent to whom it is not for any more.
+            if let Some(expiry) = &mut self.expiry
+                && expiry.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(Err(End::Expired));
+            }
             match self.reader.poll(cx) {
                 // Nothing of this piece was for this client.
                 Poll::Ready(Some(bytes)) if bytes.is_empty() => {}
-                Poll::Ready(next) => return Poll::Ready(next),
+                Poll::Ready(next) => return Poll::Ready(next.ok_or(End::Closed)),
                 // The heartbeat comes last, so that its id is never ahead of an event.
                 Poll::Pending if self.heartbeat.poll_tick(cx).is_ready() => {
                     let subscription = self.reader.subscription();
                     let form = subscription.filter().form();
-                    return Poll::Ready(Some(control::heartbeat(subscription.cursor(), form)));
+                    return Poll::Ready(Ok(control::heartbeat(subscription.cursor(), form)));
                 }
                 Poll::Pending => return Poll::Pending,
             }
         }
     }
+}
+
+/// The time from now, nothing if it is over.
+fn until(at: SystemTime) -> Duration {
+    at.duration_since(SystemTime::now()).unwrap_or_default()
 }

@@ -34,10 +34,18 @@ const JOINED: usize = 64 * 1024;
 
 /// What a connection begins with.
 pub(crate) enum Beginning {
-    /// A request for this stream, and nothing after it yet.
-    Stream(StreamQuery),
+    /// A plain request for a stream, and nothing after it yet; and the bytes of it.
+    Stream(Box<Plain>, Bytes),
     /// Anything else. These bytes of it have been read.
     Other(Bytes),
+}
+
+/// A plain request for a stream.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+    pub(crate) query: StreamQuery,
 }
 
 /// Reads a connection's beginning, up to the end of the head if it is one for us.
@@ -49,7 +57,7 @@ pub(crate) async fn begin(stream: &mut TcpStream, max_head: usize) -> io::Result
             return Ok(Beginning::Other(head.freeze()));
         }
         match parse(&head) {
-            Head::Plain(query) => return Ok(Beginning::Stream(query)),
+            Head::Plain(plain) => return Ok(Beginning::Stream(plain, head.freeze())),
             Head::Unusual => return Ok(Beginning::Other(head.freeze())),
             Head::Incomplete => {}
         }
@@ -63,7 +71,7 @@ pub(crate) async fn begin(stream: &mut TcpStream, max_head: usize) -> io::Result
 #[derive(Debug)]
 enum Head {
     Incomplete,
-    Plain(StreamQuery),
+    Plain(Box<Plain>),
     /// Hyper's business.
     Unusual,
 }
@@ -77,8 +85,8 @@ fn parse(head: &[u8]) -> Head {
         Err(_) => return Head::Unusual,
     };
     let is_plain = request.version == Some(1) && len == head.len() && has_host(request.headers);
-    let query = is_plain.then(|| query(&request)).flatten();
-    query.map_or(Head::Unusual, Head::Plain)
+    let plain = is_plain.then(|| plain(&request)).flatten();
+    plain.map_or(Head::Unusual, |plain| Head::Plain(Box::new(plain)))
 }
 
 /// HTTP/1.1 demands one.
@@ -88,7 +96,7 @@ fn has_host(headers: &[httparse::Header<'_>]) -> bool {
         .any(|header| header.name.eq_ignore_ascii_case("host"))
 }
 
-fn query(request: &httparse::Request<'_, '_>) -> Option<StreamQuery> {
+fn plain(request: &httparse::Request<'_, '_>) -> Option<Plain> {
     const UNUSUAL: [&str; 5] = [
         "content-length",
         "transfer-encoding",
@@ -106,7 +114,12 @@ fn query(request: &httparse::Request<'_, '_>) -> Option<StreamQuery> {
         headers.append(name, HeaderValue::from_bytes(header.value).ok()?);
     }
     // A refusal is hyper's to write.
-    StreamQuery::parse(&uri, &headers).ok()
+    let query = StreamQuery::parse(&uri, &headers).ok()?;
+    Some(Plain {
+        uri,
+        headers,
+        query,
+    })
 }
 
 /// A stream on its way: ends when the body does, the client leaves, or it takes nothing for the

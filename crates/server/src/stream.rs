@@ -1,18 +1,19 @@
 //! From a request to a stream: where the client is to start, and what it is told first.
 
 use bytes::BytesMut;
-use http::{HeaderValue, Response, header};
+use http::{HeaderValue, Method, Response, header};
 use http_body_util::Either;
-use hub::{Cursor, Filter, NotOpen, Place, Rewind, Subscription};
+use hub::{Cursor, Filter, Form, NotOpen, Place, Rewind, Subscription};
 use std::{fmt, time::Duration};
 use tokio::time::{self, Instant};
 
 use crate::{
     App, EventBody,
     control::{self, Gap},
+    direct::Plain,
     frame::{self, LINES},
     query::{Start, StreamQuery},
-    response::Body,
+    response::{Body, Refusal},
 };
 
 /// How far back `last=` looks for events of its topics before the ring.
@@ -28,6 +29,20 @@ pub(crate) enum NotNow {
     NotOpen,
     Behind(Cursor),
     Database(pg::Error),
+}
+
+/// Opens a stream that goes the short way, if who asks may have it.
+pub(crate) async fn open_plain(app: &App, plain: Plain) -> Result<Response<Body>, Refusal> {
+    let Plain {
+        uri,
+        headers,
+        query,
+    } = plain;
+    let identity = app.gate.admit(&Method::GET, &uri, &headers).await?;
+    let mut response = open(app, query.for_(&identity)?).await;
+    let origin = headers.get(header::ORIGIN);
+    app.gate.origins().dress(origin, response.headers_mut());
+    Ok(response)
 }
 
 /// Opens a stream. Always status 200: a browser's `EventSource` gives up for ever on any
@@ -53,13 +68,22 @@ pub(crate) async fn open(app: &App, query: StreamQuery) -> Response<Body> {
             // event, because many clients take no id from a block without data; and also after
             // a gap, of which this client then knows.
             opening.extend_from_slice(&control::heartbeat(subscription.cursor(), form));
-            EventBody::new(app, subscription, opening.freeze())
+            EventBody::new(app, subscription, opening.freeze(), query.expires)
         }
         Err(why) => {
             tracing::debug!(%why, "no stream for now");
-            EventBody::farewell(app.settings.retry_later(), form)
+            return later(app, form);
         }
     };
+    respond(body, form)
+}
+
+/// A stream that only says when to come back.
+pub(crate) fn later(app: &App, form: Form) -> Response<Body> {
+    respond(EventBody::farewell(app.settings.retry_later(), form), form)
+}
+
+fn respond(body: EventBody, form: Form) -> Response<Body> {
     let mut response = Response::new(Either::Left(body));
     let headers = response.headers_mut();
     let content_type = match form {
