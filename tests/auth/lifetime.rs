@@ -85,3 +85,40 @@ async fn a_stream_ends_with_its_token_and_goes_on_with_the_next() {
     let (_, first_seq) = start.rsplit_once('-').unwrap();
     assert_eq!(numbers[0], first_seq.parse::<u64>().unwrap() + 1);
 }
+
+/// The terminal client shows its token, and does not go on trying with one that does not count.
+#[tokio::test]
+async fn tail_shows_a_token() {
+    use crate::harness::{bellwether, eventually, within};
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    let database = TestDatabase::create().await;
+    let hub = locked(&database, &[]).await;
+    let url = format!("http://{}", hub.address);
+    let mut tail = bellwether()
+        .args(["tail", "events", "--url", &url])
+        .env("BELLWETHER_TOKEN", lasting(60))
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let metrics = async || ask_with(&hub, "/metrics", &lasting(60)).await.2;
+    eventually("it follows", true, async || {
+        metrics().await.contains("bellwether_clients 1")
+    })
+    .await;
+    database.insert(1).await;
+    let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+    let line = within("a line", lines.next_line()).await.unwrap().unwrap();
+    assert!(line.contains(" n {"), "{line}");
+    tail.kill().await.unwrap();
+
+    let wrong = bellwether()
+        .args(["tail", "events", "--url", &url, "--token", "wrong-wrong"])
+        .output();
+    let wrong = within("its end", wrong).await.unwrap();
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(
+        said.contains("401") && !said.contains("wrong-wrong"),
+        "{said}"
+    );
+}

@@ -17,6 +17,8 @@ mod keys;
 mod lifetime;
 /// Nothing of a token gets into a log.
 mod logs;
+/// Tokens as applications make them.
+mod minting;
 /// Tokens that are not what they pretend to be.
 mod tokens;
 
