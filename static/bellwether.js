@@ -19,7 +19,8 @@ const DEFAULTS = {
   envelope: true, // ask for topic, key and time beside the data
   share: true, // one stream for all tabs; a text keeps apart whoever must not share, such as users
   pause: true, // let go of the stream while the tab is hidden
-  token: undefined, // async ({renew}) => the bearer token
+  token: undefined, // async ({renew}) => the bearer token; none, where a cookie says who asks
+  credentials: "same-origin", // as of fetch: "include" sends cookies to a hub of another origin
 };
 
 /** All in milliseconds. */
@@ -343,6 +344,7 @@ class Stream {
   #failures = 0;
   #running; // aborted when nobody wants it any more
   #attempt; // aborted when this connection is to end
+  #hasExpired = false; // the hub has said that the token counts no more
   #said;
   #wake = () => {};
 
@@ -410,6 +412,10 @@ class Stream {
         retry = block.retry ?? retry;
         this.#hear(block);
       }
+      if (this.#hasExpired) {
+        this.#say("reconnecting", "the token has expired");
+        return { delay: this.#options.token ? 0 : retry };
+      }
       // The hub says when to come back, to each another time.
       this.#say("reconnecting", "the hub has ended the stream");
       return { delay: this.#failures === 0 ? retry : undefined };
@@ -445,13 +451,18 @@ class Stream {
 
   /** An answer of status 200. Asks for a new token once if the one it has does not do. */
   async #request(path, query, accept, signal) {
-    const { token } = this.#options;
-    for (const renew of token ? [false, true] : [false]) {
+    const { token, credentials } = this.#options;
+    const attempts = this.#hasExpired ? [true] : [false, true];
+    for (const renew of token ? attempts : [false]) {
       const headers = { accept };
-      if (token) headers.authorization = `Bearer ${await token({ renew })}`;
-      const init = { headers, signal, cache: "no-store", credentials: "same-origin" };
+      const bearer = await token?.({ renew });
+      if (bearer) headers.authorization = `Bearer ${bearer}`;
+      const init = { headers, signal, cache: "no-store", credentials };
       const response = await fetch(`${this.#hub}${path}?${query}`, init);
-      if (response.ok) return response;
+      if (response.ok) {
+        this.#hasExpired = false;
+        return response;
+      }
       if (response.status === 401 && !renew && token) continue;
       const said = (await response.json().catch(() => undefined))?.error;
       const why = `${response.status}: ${said?.message ?? response.statusText}`;
@@ -472,6 +483,8 @@ class Stream {
       const gap = JSON.parse(data);
       this.#cursor = gap.to;
       this.#emit({ kind: "gap", gap });
+    } else if (name === "expired" && id === undefined) {
+      this.#hasExpired = true;
     } else if (name === "heartbeat") {
       this.#cursor = id;
       this.#emit({ kind: "cursor", cursor: id });

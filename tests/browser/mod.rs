@@ -16,6 +16,8 @@ use tokio::{
 
 use crate::harness::{eventually, within};
 
+/// Tokens, in the client and the pages.
+mod auth;
 /// `static/bellwether.js`.
 mod client;
 /// The pages.
