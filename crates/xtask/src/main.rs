@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr)] // it speaks to a person
 
 mod clients;
+mod deny;
 mod matrix;
 
 use std::{
@@ -14,7 +15,8 @@ use std::{
 const USAGE: &str = "\
 usage: cargo xtask <verb>
   test    all tests, against a private Postgres that they start themselves
-  check   format, lints, documentation and that benches compile, warnings denied
+  check   format, lints, documentation and that benches compile, warnings denied; licences and
+          known weaknesses of what we depend on, if cargo-deny is installed
   ci      check, then test
   matrix [MAJOR]...
           the end-to-end tests on Postgres 15, 16, 17 and 18, or on these
@@ -104,7 +106,8 @@ fn check() -> Result<(), String> {
         "--no-deps",
         "--document-private-items",
     ])?;
-    cargo(&["bench", "--no-run"])
+    cargo(&["bench", "--no-run"])?;
+    deny::check()
 }
 
 /// The workspace. As cargo has it now: this program may have been built elsewhere.
