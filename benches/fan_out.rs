@@ -241,17 +241,19 @@ fn server_runtime(schedstats: &Arc<Mutex<Vec<PathBuf>>>) -> Runtime {
 /// cursor needs none.
 async fn listen(hub: Arc<Hub>) -> SocketAddr {
     let database = Database::parse("postgres://nobody@127.0.0.1:1/none").unwrap();
-    let history = History::new(&database);
+    let metrics = pg::Metrics::default();
+    let history = History::new(&database, &metrics);
+    let head = watch::Sender::default().subscribe();
     let pages = Pages::new(history.clone());
     let edge = Edge::default();
     let app = App {
+        metrics: Metrics::new(&hub, &metrics, &pages, &edge),
         hub,
         health: Health::new(Vec::new()),
-        metrics: Metrics::new(&pg::Metrics::default(), &pages, &edge),
         edge,
         history,
         pages,
-        publisher: Publisher::new(&database, watch::Sender::default().subscribe()).0,
+        publisher: Publisher::new(&database, head, metrics).0,
         settings: Settings {
             // None while it is measured.
             heartbeat: Duration::from_hours(24),

@@ -19,6 +19,8 @@ mod clients;
 mod demo;
 /// What is told of a database, well or ill.
 mod doctor;
+/// What the documentation says of the program, held against the program.
+mod documents;
 /// Who is woken by what, and how rarely.
 mod doorbell;
 /// What is not a continuation, and what is.
@@ -31,10 +33,14 @@ mod http;
 mod instances;
 /// How much clients may take, and whom proxies tell of.
 mod limits;
+/// What `/metrics` says, held against what the tests saw happen.
+mod metrics;
 /// Everything once, in one order, whatever writers do.
 mod order;
 /// Encrypted connections to the database, verified as it is asked.
 mod postgres_tls;
+/// Behind nginx, Caddy and `HAProxy`, as `packaging/` has them.
+mod proxies;
 /// What comes in over HTTP, and what is read there in other forms.
 mod publish;
 /// `docs/recipes.md`, done.

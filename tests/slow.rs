@@ -146,6 +146,8 @@ async fn an_http2_stream_whose_window_stays_shut_is_reset() {
         matches!(end, Some(Err(_))),
         "not as if all were well: {end:?}"
     );
+    let stalled = hub.metric("bellwether_streams_closed_total{reason=\"stalled\"}");
+    assert_eq!(stalled.await, 1);
     // Longer than the timeout, and heartbeats that fit into the window all the while.
     for _ in 0..10 {
         within("a heartbeat", read.frame()).await.unwrap().unwrap();

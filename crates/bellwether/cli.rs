@@ -44,6 +44,13 @@ pub(crate) enum Command {
     Allow(AllowOptions),
     /// Look at everything a hub needs of a database, and say what to do about the rest
     Doctor(DoctorOptions),
+    /// Print a script with which a shell completes commands and flags
+    Completions(CompletionsOptions),
+    /// Print the manual page, or write one for each command into a folder
+    Man(ManOptions),
+    /// Print the README's tables of commands and flags
+    #[command(hide = true)]
+    Markdown,
 }
 
 #[derive(Args, Debug)]
@@ -116,7 +123,7 @@ pub(crate) enum Scene {
 /// The private Postgres.
 #[derive(Args, Debug)]
 pub(crate) struct PrivateOptions {
-    /// Folder that the private Postgres keeps its data in [default: the user's data folder]
+    /// Folder that the private Postgres keeps its data in [default: `~/.local/share/bellwether`; root: `/var/lib/bellwether`]
     #[arg(long, env = "BELLWETHER_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Folder of the Postgres programs to run it with [default: the newest found]
@@ -142,13 +149,16 @@ pub(crate) struct HubOptions {
     /// Time between heartbeats to each client
     #[arg(long, env = "BELLWETHER_HEARTBEAT", value_name = "TIME", default_value = "15s", value_parser = time)]
     pub(crate) heartbeat: Duration,
-    /// About how long a client is to wait before it reconnects
+    /// How long a client is to wait before it reconnects: each is told from half to one and a half
+    /// of it
     #[arg(long, env = "BELLWETHER_RETRY", value_name = "TIME", default_value = "2s", value_parser = time)]
     pub(crate) retry: Duration,
-    /// Close a client that takes nothing for this long, though something is waiting for it
+    /// Close a client that takes nothing for this long, though something is waiting for it. It
+    /// loses nothing, as it comes back with its cursor
     #[arg(long, env = "BELLWETHER_STALL_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = time)]
     pub(crate) stall_timeout: Duration,
-    /// Delete events that were published longer ago than this; `0` keeps them
+    /// Delete events that were published longer ago than this; `0` keeps them. Who asks for them
+    /// is told by a `gap`
     #[arg(long, env = "BELLWETHER_MAX_AGE", value_name = "TIME", default_value = "7d", value_parser = time_or_never)]
     pub(crate) max_age: Duration,
     /// Keep only so many of the newest events; `0` keeps all
@@ -329,6 +339,19 @@ pub(crate) struct DoctorOptions {
     pub(crate) long: Duration,
     #[command(flatten)]
     pub(crate) database: DatabaseOptions,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CompletionsOptions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ManOptions {
+    /// Folder to write pages to, such as `/usr/local/share/man/man1`
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folder: Option<PathBuf>,
 }
 
 impl DatabaseOptions {

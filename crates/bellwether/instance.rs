@@ -264,15 +264,16 @@ impl Instance {
             metrics.clone(),
             limits.ring_frames,
         );
-        let (publisher, publishing) = Publisher::new(&database, feed.at());
+        let (publisher, publishing) = Publisher::new(&database, feed.at(), metrics.clone());
         let schema = watch::Sender::new(Link::Down("not connected yet".to_owned()));
-        let history = History::new(&database);
+        let history = History::new(&database, &metrics);
         let pages = Pages::new(history.clone());
+        let hub = Hub::new(limits);
         let app = App {
-            hub: Hub::new(limits),
             publisher,
             health: Health::new(vec![schema.subscribe(), listener.link(), feed.link()]),
-            metrics: Metrics::new(&metrics, &pages, &edge),
+            metrics: Metrics::new(&hub, &metrics, &pages, &edge),
+            hub,
             history,
             pages,
             edge,

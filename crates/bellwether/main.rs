@@ -10,6 +10,7 @@ mod edge;
 mod instance;
 mod log;
 mod publish;
+mod reference;
 mod serve;
 mod signals;
 mod tail;
@@ -45,6 +46,12 @@ async fn main() -> ExitCode {
         Command::Publish(options) => publish::run(options).await,
         Command::Allow(options) => allow::run(options).await,
         Command::Doctor(options) => doctor::run(options).await,
+        Command::Completions(options) => {
+            reference::completions(&options);
+            Ok(())
+        }
+        Command::Man(options) => reference::man(options),
+        Command::Markdown => reference::markdown(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

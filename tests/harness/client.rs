@@ -28,6 +28,8 @@ pub(crate) struct Client {
     taken: String,
     /// The first bytes, if somebody wants to look at them.
     pub(crate) bytes: Vec<u8>,
+    /// How many bytes there were in all.
+    pub(crate) received: u64,
 }
 
 /// What a client is sent.
@@ -75,6 +77,7 @@ impl Client {
             ready: VecDeque::new(),
             taken: cursor.map_or_else(String::new, |(_, cursor)| (*cursor).to_owned()),
             bytes: Vec::new(),
+            received: 0,
         })
     }
 
@@ -179,6 +182,7 @@ impl Client {
     }
 
     fn take(&mut self, bytes: &[u8]) {
+        self.received += bytes.len() as u64;
         if self.bytes.len() < KEPT_BYTES {
             self.bytes.extend_from_slice(bytes);
         }

@@ -15,7 +15,7 @@ use tokio::{
     process::{Child, ChildStdout, Command},
 };
 
-use super::{Client, Lines, TestDatabase, within};
+use super::{Client, Lines, Proxy, ProxyKind, TestDatabase, within};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_bellwether");
 
@@ -42,7 +42,11 @@ fn undisturbed(mut command: Command) -> Command {
 pub(crate) struct Hub {
     child: Child,
     stdout: BufReader<ChildStdout>,
+    /// Where clients find it: its own address, or that of the proxy that all hubs are behind.
     pub(crate) address: SocketAddr,
+    /// Where it is itself.
+    pub(crate) own: SocketAddr,
+    _proxy: Option<Proxy>,
 }
 
 /// How a hub is to be started.
@@ -137,11 +141,7 @@ impl Hub {
                 address = Some(at.trim().parse().unwrap());
             } else if line.starts_with("ready") {
                 let address = address.expect("the address comes before ready");
-                return Ok(Self {
-                    child,
-                    stdout,
-                    address,
-                });
+                return Ok(Self::behind_proxy(child, stdout, address).await);
             } else if line.is_empty() {
                 let status = within("the hub's end", child.wait()).await.unwrap();
                 return Err((status, log.await.unwrap()));
@@ -166,10 +166,20 @@ impl Hub {
             TcpStream::connect(address).await.is_ok()
         })
         .await;
+        Self::behind_proxy(child, stdout, address).await
+    }
+
+    async fn behind_proxy(child: Child, stdout: BufReader<ChildStdout>, own: SocketAddr) -> Self {
+        let proxy = match ProxyKind::of_all_hubs() {
+            Some(kind) => Some(Proxy::start(kind, &[own]).await),
+            None => None,
+        };
         Self {
             child,
             stdout,
-            address,
+            address: proxy.as_ref().map_or(own, |proxy| proxy.address),
+            own,
+            _proxy: proxy,
         }
     }
 
@@ -189,7 +199,7 @@ impl Hub {
 
     /// A counter or gauge of `/metrics`.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
-        let (_, text) = super::client::get(self.address, "/metrics").await;
+        let (_, text) = super::client::get(self.own, "/metrics").await;
         let line = text
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

@@ -4,6 +4,7 @@ mod client;
 mod database;
 mod hub;
 mod ledger;
+mod proxy;
 mod tls;
 
 pub(crate) use client::{Client, Delivery, Lines, get, request_whole};
@@ -12,6 +13,7 @@ pub(crate) use database::{
 };
 pub(crate) use hub::{Hub, HubOptions, bellwether};
 pub(crate) use ledger::{Committed, check_order, now};
+pub(crate) use proxy::{Kind as ProxyKind, Proxy};
 pub(crate) use tls::Authority;
 
 use std::{fmt::Debug, time::Duration};

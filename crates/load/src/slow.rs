@@ -68,7 +68,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
         report.add("resident_kib", after.resident_kib);
         report.add("peak_kib", after.peak_kib);
         let cut = hub
-            .metric("bellwether_refusals_total{limit=\"Time\"}")
+            .metric("bellwether_refusals_total{limit=\"time\"}")
             .await?;
         report.add("cut_for_time", cut);
         let due = inserted * u64::from(options.clients);

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use tokio_postgres::{Client, Row, Statement, types::ToSql};
 
 use crate::{
-    Database, Error,
+    Database, Error, Metrics,
     limit::{self, within},
 };
 
@@ -66,10 +66,10 @@ impl History {
     pub const CONNECTIONS: usize = 4;
 
     /// Connects when first asked.
-    pub fn new(database: &Database) -> Self {
-        Self {
-            pool: database.pool(Self::CONNECTIONS),
-        }
+    pub fn new(database: &Database, metrics: &Metrics) -> Self {
+        let pool = database.pool(Self::CONNECTIONS);
+        metrics.watch_pool("history", &pool);
+        Self { pool }
     }
 
     /// Up to so many events that follow a position, in the stream's order and without holes;

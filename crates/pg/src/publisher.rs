@@ -14,7 +14,7 @@ use tokio_postgres::{
 };
 use tokio_util::task::TaskTracker;
 
-use crate::{Database, Error, error::chain, limit};
+use crate::{Database, Error, Metrics, error::chain, limit};
 
 /// Most requests in one transaction, and the number of events that fills it.
 const MAX_REQUESTS: usize = 256;
@@ -98,6 +98,7 @@ pub struct PublisherTask {
 struct Desk {
     pool: Pool,
     head: watch::Receiver<Option<Cursor>>,
+    metrics: Metrics,
 }
 
 #[derive(Debug)]
@@ -129,10 +130,16 @@ impl Publisher {
     pub fn new(
         database: &Database,
         head: watch::Receiver<Option<Cursor>>,
+        metrics: Metrics,
     ) -> (Self, PublisherTask) {
         let (sender, jobs) = mpsc::channel(QUEUE);
         let pool = database.pool(TRANSACTIONS);
-        let desk = Arc::new(Desk { pool, head });
+        metrics.watch_pool("publish", &pool);
+        let desk = Arc::new(Desk {
+            pool,
+            head,
+            metrics,
+        });
         (Self { jobs: sender }, PublisherTask { jobs, desk })
     }
 
@@ -207,6 +214,10 @@ impl Desk {
         match self.commit(&jobs).await {
             Ok(receipts) => {
                 drop(turn);
+                let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+                let events = jobs.iter().map(|job| job.publication.events.len());
+                self.metrics.publish_requests.observe(count(jobs.len()));
+                self.metrics.publish_events.observe(count(events.sum()));
                 self.answer(jobs, receipts).await;
             }
             // Whichever of them it was, the others are not to suffer.

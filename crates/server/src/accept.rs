@@ -6,7 +6,9 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
-use std::{convert::Infallible, fmt, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, error::Error, fmt, io, iter, net::IpAddr, sync::Arc, time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     time,
@@ -22,6 +24,7 @@ use crate::{
     socket::Socket,
     stall::StallExecutor,
     stream,
+    streams::{self, Transport},
 };
 
 /// How often an HTTP/2 peer is asked whether it is still there.
@@ -158,7 +161,7 @@ impl Door {
             Beginning::Stream(query, headers) => {
                 let client = self.app.edge.proxies.client(peer, &headers).into();
                 drop(headers);
-                let response = stream::open(&self.app, query, client).await;
+                let response = stream::open(&self.app, query, client, Transport::Direct).await;
                 let direct = Direct::new(stream, response);
                 self.connections.spawn(direct.expect("it is a stream"));
             }
@@ -183,13 +186,13 @@ impl Door {
         });
         let builder = if is_http2 { &self.http2 } else { &self.http1 };
         let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let mut connection = pin!(connection);
+        let mut connection = Box::pin(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = self.stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 // It only stops keeping the connection alive; that streams end is the hub's doing.
-                connection.await
+                connection.as_mut().await
             }
         };
         // Most streams end so: the client went away.
@@ -200,6 +203,9 @@ impl Door {
                 self.app.edge.refusals.count(Limit::Head);
             }
             tracing::debug!(%error, client = %peer, "connection ended");
+            if is_timeout(&*error) {
+                streams::drop_stalled(connection);
+            }
         }
     }
 
@@ -218,6 +224,14 @@ impl Door {
     }
 }
 
+/// Whether it ended because its peer took nothing.
+fn is_timeout(error: &(dyn Error + 'static)) -> bool {
+    let causes = iter::successors(Some(error), |&error| error.source());
+    causes
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::TimedOut)
+}
+
 impl fmt::Display for Unfinished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -228,4 +242,4 @@ impl fmt::Display for Unfinished {
     }
 }
 
-impl std::error::Error for Unfinished {}
+impl Error for Unfinished {}

@@ -12,7 +12,13 @@ use std::{
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use crate::{App, Settings, control, limits::Seat, reader::Reader, stall};
+use crate::{
+    App, Settings, control,
+    limits::Seat,
+    reader::{Portion, Reader},
+    stall,
+    streams::{Closed, Source, Tally, Transport},
+};
 
 /// A stream of events to one client.
 ///
@@ -24,7 +30,12 @@ pub struct EventBody {
     opening: Option<Bytes>,
     /// `None` once the stream has ended.
     live: Option<Live>,
+    /// `None` if it never was one.
+    tally: Option<Tally>,
 }
+
+/// Bytes, and how many events from where are in them.
+type Said = (Bytes, Option<(Source, u32)>);
 
 struct Live {
     reader: Reader,
@@ -38,7 +49,13 @@ struct Live {
 
 impl EventBody {
     /// A stream that begins with this opening.
-    pub(crate) fn new(app: &App, subscription: Subscription, opening: Bytes, seat: Seat) -> Self {
+    pub(crate) fn new(
+        app: &App,
+        subscription: Subscription,
+        opening: Bytes,
+        seat: Seat,
+        transport: Transport,
+    ) -> Self {
         let settings = app.settings;
         let mut heartbeat = interval_at(Instant::now() + settings.heartbeat, settings.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -51,6 +68,7 @@ impl EventBody {
         Self {
             opening: Some(opening),
             live: Some(live),
+            tally: Some(app.metrics.streams.open(transport)),
         }
     }
 
@@ -59,23 +77,45 @@ impl EventBody {
         Self {
             opening: Some(control::retry(retry, form)),
             live: None,
+            tally: None,
+        }
+    }
+
+    /// The client has taken nothing for too long, and the stream is about to be dropped.
+    pub(crate) fn stalled(&mut self) {
+        if let Some(tally) = &mut self.tally {
+            tally.close(Closed::Stalled);
         }
     }
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if let Some(opening) = self.opening.take() {
-            return Poll::Ready(Some(opening));
-        }
-        let Some(live) = &mut self.live else {
-            return Poll::Ready(None);
+        let (bytes, events) = if let Some(opening) = self.opening.take() {
+            (opening, None)
+        } else {
+            let Some(live) = &mut self.live else {
+                return Poll::Ready(None);
+            };
+            match ready!(live.poll_next(cx)) {
+                Some(next) => next,
+                None => (self.end(), None),
+            }
         };
-        if let Some(bytes) = ready!(live.poll_bytes(cx)) {
-            return Poll::Ready(Some(bytes));
+        if let Some(tally) = &self.tally {
+            tally.hand_out(bytes.len(), events);
+        }
+        Poll::Ready(Some(bytes))
+    }
+
+    /// Ends the stream. What is said last.
+    fn end(&mut self) -> Bytes {
+        let Some(live) = self.live.take() else {
+            return Bytes::new();
+        };
+        if let Some(tally) = &mut self.tally {
+            tally.close(live.reader.closed());
         }
         let form = live.reader.subscription().filter().form();
-        let farewell = control::retry(live.settings.retry_later(), form);
-        self.live = None;
-        Poll::Ready(Some(farewell))
+        control::retry(live.settings.retry_later(), form)
     }
 }
 
@@ -106,18 +146,22 @@ impl fmt::Debug for EventBody {
 // === impl Live ===
 
 impl Live {
-    /// The next bytes, whatever they are; `None` when the stream is to end.
-    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    /// The next bytes, with the events that are in them; `None` when the stream is to end.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Said>> {
         loop {
             match self.reader.poll(cx) {
                 // Nothing of this piece was for this client.
-                Poll::Ready(Some(bytes)) if bytes.is_empty() => {}
-                Poll::Ready(next) => return Poll::Ready(next),
+                Poll::Ready(Some(next)) if next.bytes.is_empty() => {}
+                Poll::Ready(next) => {
+                    let said = |next: Portion| (next.bytes, Some((next.source, next.events)));
+                    return Poll::Ready(next.map(said));
+                }
                 // The heartbeat comes last, so that its id is never ahead of an event.
                 Poll::Pending if self.heartbeat.poll_tick(cx).is_ready() => {
                     let subscription = self.reader.subscription();
                     let form = subscription.filter().form();
-                    return Poll::Ready(Some(control::heartbeat(subscription.cursor(), form)));
+                    let heartbeat = control::heartbeat(subscription.cursor(), form);
+                    return Poll::Ready(Some((heartbeat, None)));
                 }
                 Poll::Pending => return Poll::Pending,
             }

@@ -181,8 +181,16 @@ impl<S: Connection> Direct<S> {
     /// Writes what is there; ready when all of it is written.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.rest.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.rest))?;
-            self.rest.advance(written);
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.rest));
+            match written {
+                Ok(written) => self.rest.advance(written),
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::TimedOut {
+                        self.body.stalled();
+                    }
+                    return Poll::Ready(Err(error));
+                }
+            }
             self.is_held = true;
         }
         // TLS takes more than the socket does.

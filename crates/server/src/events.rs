@@ -82,8 +82,8 @@ async fn read(app: &App, query: EventsQuery) -> Result<Page, NotNow> {
             return Ok(page);
         };
         let piece = piece.ok_or(NotOpen)?;
-        bytes += piece.len();
-        if !page.add(&piece, limit) {
+        bytes += piece.bytes.len();
+        if !page.add(&piece.bytes, limit) {
             break;
         }
         page.next = reader.subscription().cursor().to_string();

@@ -37,6 +37,7 @@ mod routes;
 mod socket;
 mod stall;
 mod stream;
+mod streams;
 mod tls;
 
 use std::{sync::Arc, time::Duration};

@@ -12,6 +12,7 @@ use crate::{
     query::{EventsQuery, InvalidQuery, StreamQuery},
     response::{self, Body, Refusal},
     stream,
+    streams::Transport,
 };
 
 const INDEX: &str = "\
@@ -70,9 +71,10 @@ pub(crate) async fn answer(
             let query = StreamQuery::parse(request.uri(), request.headers());
             let query = query.and_then(|query| query.up_to(app.edge.limits.patterns));
             let client = app.edge.proxies.client(peer, request.headers()).into();
+            let transport = Transport::of(request.version());
             drop(request);
             match query {
-                Ok(query) => stream::open(&app, query, client).await,
+                Ok(query) => stream::open(&app, query, client, transport).await,
                 Err(why) => {
                     if let InvalidQuery::Patterns(_) = why {
                         app.edge.refusals.count(Limit::Patterns);
@@ -83,7 +85,9 @@ pub(crate) async fn answer(
         }
         "/v1/events" if request.method() == Method::POST => {
             let client = app.edge.proxies.client(peer, request.headers()).into();
-            publish::publish(&app, request, &client).await
+            let response = publish::publish(&app, request, &client).await;
+            app.metrics.publish_answered(response.status());
+            response
         }
         "/v1/events" => match EventsQuery::parse(request.uri()) {
             Ok(query) => events::page(&app, query).await,
@@ -108,7 +112,7 @@ fn wants_html(headers: &HeaderMap) -> bool {
 
 fn status(app: &App) -> Response<Body> {
     let reasons = app.health.reasons();
-    let mut status = app.metrics.status(&app.hub);
+    let mut status = app.metrics.status();
     status["ready"] = reasons.is_empty().into();
     status["reasons"] = reasons.into();
     response::json(StatusCode::OK, &status)
@@ -134,7 +138,7 @@ fn ready(app: &App) -> Response<Body> {
 fn metrics(app: &App) -> Response<Body> {
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     app.edge.observe();
-    match app.metrics.render(&app.hub) {
+    match app.metrics.render() {
         Ok(text) => response::text(StatusCode::OK, content_type, text),
         Err(error) => {
             tracing::error!(%error, "cannot render the metrics");

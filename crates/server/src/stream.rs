@@ -14,6 +14,7 @@ use crate::{
     limits::{Client, Seat},
     query::{Start, StreamQuery},
     response::Body,
+    streams::Transport,
 };
 
 /// How far back `last=` looks for events of its topics before the ring.
@@ -35,7 +36,12 @@ pub(crate) enum NotNow {
 
 /// Opens a stream. Always status 200: a browser's `EventSource` gives up for ever on any
 /// other, so who is to come back later is told so in the stream.
-pub(crate) async fn open(app: &App, query: StreamQuery, client: Client) -> Response<Body> {
+pub(crate) async fn open(
+    app: &App,
+    query: StreamQuery,
+    client: Client,
+    transport: Transport,
+) -> Response<Body> {
     let form = query.filter.form();
     let is_new = !matches!(query.start, Start::After(_));
     let body = match subscribe(app, query.filter, query.start, client).await {
@@ -56,10 +62,11 @@ pub(crate) async fn open(app: &App, query: StreamQuery, client: Client) -> Respo
             // event, because many clients take no id from a block without data; and also after
             // a gap, of which this client then knows.
             opening.extend_from_slice(&control::heartbeat(subscription.cursor(), form));
-            EventBody::new(app, subscription, opening.freeze(), seat)
+            EventBody::new(app, subscription, opening.freeze(), seat, transport)
         }
         Err(why) => {
             tracing::debug!(%why, "no stream for now");
+            app.metrics.turned_away(&why);
             let retry = match why {
                 NotNow::Full => app.settings.retry_full(),
                 _ => app.settings.retry_later(),
@@ -213,6 +220,22 @@ impl From<NotOpen> for NotNow {
 impl From<pg::Error> for NotNow {
     fn from(error: pg::Error) -> Self {
         Self::Database(error)
+    }
+}
+
+impl NotNow {
+    /// All that [`Self::name`] may say.
+    pub(crate) const NAMES: [&str; 4] = ["not_open", "full", "behind", "database"];
+
+    /// In one word, for metrics.
+    pub(crate) fn name(&self) -> &'static str {
+        let nth = match self {
+            Self::NotOpen => 0,
+            Self::Full => 1,
+            Self::Behind(_) => 2,
+            Self::Database(_) => 3,
+        };
+        Self::NAMES[nth]
     }
 }
 

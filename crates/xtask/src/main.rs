@@ -22,6 +22,7 @@ usage: cargo xtask <verb>
           the end-to-end tests on Postgres 15, 16, 17 and 18, or on these
   torture [SECONDS] [SEED]
           writers, clients and hubs under faults, 600 s by default
+  docs    write into the documentation what the program says of itself: metrics, flags
   clients install others' clients for the tests; test does so by itself
   load SCENARIO [OPTIONS]
           the real program under load: storm, stalled, writers, copy, attach, publish, h2, slow
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         "matrix" => matrix::run(&env::args().skip(2).collect::<Vec<_>>()),
         "torture" => torture(),
         "load" => load(),
+        "docs" => docs(),
         "bench" => cargo(&["bench"]),
         "clients" => clients::install(),
         _ => Err(USAGE.to_owned()),
@@ -64,6 +66,14 @@ fn test() -> Result<(), String> {
     }
     clients::install()?;
     cargo(&["test", "--workspace"])
+}
+
+/// The tests that hold documents against the program, told to write them instead.
+fn docs() -> Result<(), String> {
+    cargo_with(
+        &[("BELLWETHER_BLESS", "1".to_owned())],
+        &["test", "--test", "end_to_end", "--", "documents::"],
+    )
 }
 
 fn torture() -> Result<(), String> {
