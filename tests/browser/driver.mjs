@@ -37,6 +37,7 @@ const flags = [
   "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
   "--remote-debugging-port=0",
   `--user-data-dir=${profile}`,
+  ...process.argv.slice(2),
   "about:blank",
 ];
 const browser = spawn(findBrowser(), flags, { stdio: "ignore" });

@@ -22,6 +22,8 @@ mod auth;
 mod client;
 /// The pages.
 mod pages;
+/// Many streams of one page.
+mod streams;
 
 /// Browsers at the same time. Each is several processes.
 static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(2)));
@@ -47,6 +49,11 @@ struct Tab<'a> {
 
 impl Browser {
     async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// One with flags of Chromium's.
+    async fn start_with(flags: &[&str]) -> Self {
         let place = Arc::clone(&PLACES).acquire_owned().await.unwrap();
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
         let needs = folder.join("clients/node_modules");
@@ -57,6 +64,7 @@ impl Browser {
         );
         let mut driver = Command::new("node")
             .arg(folder.join("browser/driver.mjs"))
+            .args(flags)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -9,8 +9,10 @@
 mod attach;
 mod copy;
 mod fleet;
+mod h2;
 mod publish;
 mod report;
+mod slow;
 mod slow_flush;
 mod stage;
 mod stalled;
@@ -44,6 +46,10 @@ enum Scenario {
     Attach(attach::Options),
     /// Events are published over HTTP: how many, how fast
     Publish(publish::Options),
+    /// Many streams on each connection of HTTP/2, or TLS: what does each cost
+    H2(h2::Options),
+    /// Thousands of connections never finish what they began: what do clients notice
+    Slow(slow::Options),
 }
 
 #[tokio::main]
@@ -55,6 +61,8 @@ async fn main() -> Result<()> {
         Scenario::Copy(options) => ("copy", copy::run(&options).await?),
         Scenario::Attach(options) => ("attach", attach::run(&options).await?),
         Scenario::Publish(options) => ("publish", publish::run(&options).await?),
+        Scenario::H2(options) => ("h2", h2::run(&options).await?),
+        Scenario::Slow(options) => ("slow", slow::run(&options).await?),
     };
     print!("{report}");
     let path = report.write(Path::new("target/load"), name)?;

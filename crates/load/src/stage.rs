@@ -98,7 +98,9 @@ impl Stage {
         let mut address = None;
         let ready = async {
             while let Some(line) = lines.next_line().await? {
-                if let Some(at) = line.strip_prefix("http://") {
+                if let Some((_, at)) = line.split_once("://")
+                    && line.starts_with("http")
+                {
                     address = Some(at.parse()?);
                 } else if line.starts_with("ready") {
                     return address.context("the address comes before ready");

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr)] // it speaks to a person
 
 mod clients;
+mod deny;
 mod matrix;
 
 use std::{
@@ -14,7 +15,8 @@ use std::{
 const USAGE: &str = "\
 usage: cargo xtask <verb>
   test    all tests, against a private Postgres that they start themselves
-  check   format, lints, documentation and that benches compile, warnings denied
+  check   format, lints, documentation and that benches compile, warnings denied; licences and
+          known weaknesses of what we depend on, if cargo-deny is installed
   ci      check, then test
   matrix [MAJOR]...
           the end-to-end tests on Postgres 15, 16, 17 and 18, or on these
@@ -23,7 +25,7 @@ usage: cargo xtask <verb>
   docs    write into the documentation what the program says of itself: metrics, flags
   clients install others' clients for the tests; test does so by itself
   load SCENARIO [OPTIONS]
-          the real program under load: storm, stalled, writers, copy, attach, publish
+          the real program under load: storm, stalled, writers, copy, attach, publish, h2, slow
   bench   all benches (some minutes), figures in target/criterion";
 
 /// Programs the tests use as a person would, and the packages that have them.
@@ -114,7 +116,8 @@ fn check() -> Result<(), String> {
         "--no-deps",
         "--document-private-items",
     ])?;
-    cargo(&["bench", "--no-run"])
+    cargo(&["bench", "--no-run"])?;
+    deny::check()
 }
 
 /// The workspace. As cargo has it now: this program may have been built elsewhere.
