@@ -30,6 +30,8 @@ mod faults;
 mod http;
 /// Several hubs on one database.
 mod instances;
+/// Several hubs behind a proxy, as `docs/several-machines.md` has it.
+mod machines;
 /// What `/metrics` says, held against what the tests saw happen.
 mod metrics;
 /// Everything once, in one order, whatever writers do.
