@@ -35,6 +35,8 @@ mod http;
 mod instances;
 /// How much clients may take, and whom proxies tell of.
 mod limits;
+/// Several hubs behind a proxy, as `docs/several-machines.md` has it.
+mod machines;
 /// What `/metrics` says, held against what the tests saw happen.
 mod metrics;
 /// Everything once, in one order, whatever writers do.

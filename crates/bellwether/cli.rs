@@ -179,6 +179,10 @@ pub(crate) struct HubOptions {
     /// How long to wait for clients to take their leave at the end
     #[arg(long, env = "BELLWETHER_GRACE", value_name = "TIME", default_value = "10s", value_parser = time)]
     pub(crate) grace: Duration,
+    /// How long to go on serving after being told to stop, while `/readyz` already says so: as long
+    /// as it takes a load balancer to notice
+    #[arg(long, env = "BELLWETHER_DRAIN_DELAY", value_name = "TIME", default_value = "0", value_parser = time_or_never)]
+    pub(crate) drain_delay: Duration,
     /// Most events kept in memory for clients that come back
     #[arg(
         long,

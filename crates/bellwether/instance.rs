@@ -154,8 +154,12 @@ impl Ground {
             beside.await
         };
         let serving = server::serve(self.listener, Arc::clone(&app), stop.clone(), options.grace);
+        let notice = async {
+            app.health.drain();
+            time::sleep(options.drain_delay).await;
+        };
         let done = tokio::select! {
-            done = signals::drain(serving, &stop) => done,
+            done = signals::drain(serving, notice, &stop) => done,
             failed = async { tokio::try_join!(hub, once_ready, signals::reload(&app)) } => failed.map(drop),
             () = exit_of(self.private.as_mut()) => {
                 Err(anyhow!("the private Postgres has stopped by itself: see its log"))
