@@ -8,7 +8,13 @@
 
 mod attach;
 mod copy;
+mod crowd;
+mod drive;
+mod fan_out;
 mod fleet;
+mod floor;
+mod peer;
+mod process;
 mod publish;
 mod report;
 mod slow_flush;
@@ -21,6 +27,7 @@ mod writers;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use report::Report;
 use std::path::Path;
 
 #[derive(Debug, Parser)]
@@ -44,20 +51,39 @@ enum Scenario {
     Attach(attach::Options),
     /// Events are published over HTTP: how many, how fast
     Publish(publish::Options),
+    /// The same events to the same clients, by the hub and by others: processor time, latency
+    FanOut(fan_out::Options),
+    /// Clients of one server, for other scenarios
+    #[command(hide = true)]
+    Crowd(crowd::Request),
+    /// The floor, for other scenarios
+    #[command(hide = true)]
+    Floor,
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let (name, report) = match Cli::parse().scenario {
+fn main() -> Result<()> {
+    let scenario = match Cli::parse().scenario {
+        Scenario::Crowd(request) => return crowd::process::run(&request),
+        Scenario::Floor => return floor::run(),
+        scenario => scenario,
+    };
+    let runtime = tokio::runtime::Runtime::new()?;
+    let (name, report) = runtime.block_on(measure(scenario))?;
+    print!("{report}");
+    let path = report.write(Path::new("target/load"), name)?;
+    println!("written to {}", path.display());
+    report.verdict()
+}
+
+async fn measure(scenario: Scenario) -> Result<(&'static str, Report)> {
+    Ok(match scenario {
         Scenario::Storm(options) => ("storm", storm::run(&options).await?),
         Scenario::Stalled(options) => ("stalled", stalled::run(&options).await?),
         Scenario::Writers(options) => ("writers", writers::run(&options).await?),
         Scenario::Copy(options) => ("copy", copy::run(&options).await?),
         Scenario::Attach(options) => ("attach", attach::run(&options).await?),
         Scenario::Publish(options) => ("publish", publish::run(&options).await?),
-    };
-    print!("{report}");
-    let path = report.write(Path::new("target/load"), name)?;
-    println!("written to {}", path.display());
-    report.verdict()
+        Scenario::FanOut(options) => ("fan-out", fan_out::run(&options).await?),
+        Scenario::Crowd(_) | Scenario::Floor => unreachable!("these are processes of others"),
+    })
 }
