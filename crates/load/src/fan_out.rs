@@ -4,12 +4,11 @@ use anyhow::Result;
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
-    crowd::{Crowd, Tally},
     drive::Pace,
-    peer::{Kind, Peer},
+    peer::Kind,
     report::{Report, float, rounded},
+    side::{self, Round, Side, ms},
     stage::Stage,
-    writer,
 };
 
 #[derive(Clone, Debug, clap::Args)]
@@ -46,29 +45,10 @@ pub(crate) struct Options {
     pub(crate) flush: Duration,
 }
 
-/// A server and its clients.
-struct Side {
-    peer: Peer,
-    crowds: Vec<Crowd>,
-    /// The next event's number.
-    next: u64,
-}
-
-/// What one server did in one round.
-#[derive(Clone, Debug)]
-struct Round {
-    /// Processor time of the server for each delivery, in microseconds; and of Postgres for each
-    /// event.
-    processor: f64,
-    postgres: f64,
-    deliveries_per_read: f64,
-    tally: Tally,
-}
-
 pub(crate) async fn run(options: &Options) -> Result<Report> {
     let stage = Stage::build_slow(options.flush).await?;
     let mut report = Report::default();
-    let mut sides = start(&stage, options).await?;
+    let mut sides = side::start(&stage, &options.servers, options.hubs, &[]).await?;
     for &clients in &options.clients {
         report.section(format!("{clients} clients connect"));
         for side in &mut sides {
@@ -87,29 +67,6 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
     drop(sides);
     stage.tear_down().await?;
     Ok(report)
-}
-
-/// Starts the servers, each without clients.
-async fn start(stage: &Stage, options: &Options) -> Result<Vec<Side>> {
-    let mut sides = Vec::new();
-    for &kind in &options.servers {
-        let is_first_on_postgres = !sides.iter().any(|side: &Side| side.peer.is_on_postgres());
-        if matches!(kind, Kind::Textbook) && is_first_on_postgres {
-            // Its table is made below, once a hub has made the schema.
-            anyhow::bail!("name the hub before the textbook's server");
-        }
-        let peer = Peer::start(kind, stage, options.hubs, &[]).await?;
-        if peer.hub().is_some() && is_first_on_postgres {
-            let client = writer::connect(&stage.url()).await?;
-            client.batch_execute(include_str!("fan_out.sql")).await?;
-        }
-        sides.push(Side {
-            peer,
-            crowds: Vec::new(),
-            next: 1,
-        });
-    }
-    Ok(sides)
 }
 
 /// All rounds of one number of clients and one rate.
@@ -185,37 +142,4 @@ async fn measure(
         }
     }
     Ok(())
-}
-
-impl Side {
-    async fn round(&mut self, stage: &Stage, pace: Pace) -> Result<Round> {
-        for crowd in &mut self.crowds {
-            crowd.begin(pace.stride()).await?;
-        }
-        let (before, postgres) = (self.peer.processor()?, stage.processor()?);
-        let written = pace.publish(&self.peer.way).await?;
-        self.next = pace.beyond();
-        let mut all: Option<Tally> = None;
-        for crowd in &mut self.crowds {
-            let tally = crowd.end(&written).await?;
-            match &mut all {
-                Some(all) => all.add(&tally)?,
-                none => *none = Some(tally),
-            }
-        }
-        let tally = all.expect("there is at least one instance");
-        let processor = self.peer.processor()?.saturating_sub(before);
-        let postgres = stage.processor()?.saturating_sub(postgres);
-        let us = |time: Duration, count: u64| time.as_secs_f64() * 1e6 / float(count.max(1));
-        Ok(Round {
-            processor: us(processor, tally.deliveries),
-            postgres: us(postgres, written.events),
-            deliveries_per_read: float(tally.deliveries) / float(tally.reads.max(1)),
-            tally,
-        })
-    }
-}
-
-fn ms(us: u64) -> f64 {
-    float(us) / 1000.0
 }

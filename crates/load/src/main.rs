@@ -12,11 +12,16 @@ mod crowd;
 mod drive;
 mod fan_out;
 mod fleet;
+mod flood;
 mod floor;
+mod lanes;
+mod memory;
 mod peer;
 mod process;
 mod publish;
+mod replay;
 mod report;
+mod side;
 mod slow_flush;
 mod stage;
 mod stalled;
@@ -53,6 +58,14 @@ enum Scenario {
     Publish(publish::Options),
     /// The same events to the same clients, by the hub and by others: processor time, latency
     FanOut(fan_out::Options),
+    /// Thousands of clients wait: what does each cost in memory, beside others
+    Memory(memory::Options),
+    /// As many events as there can be: does the hub keep up
+    Flood(flood::Options),
+    /// Many lanes of one client each: what does an event cost that is for one of them
+    Lanes(lanes::Options),
+    /// A client has missed a million events: how fast does it get them
+    Replay(replay::Options),
     /// Clients of one server, for other scenarios
     #[command(hide = true)]
     Crowd(crowd::Request),
@@ -84,6 +97,10 @@ async fn measure(scenario: Scenario) -> Result<(&'static str, Report)> {
         Scenario::Attach(options) => ("attach", attach::run(&options).await?),
         Scenario::Publish(options) => ("publish", publish::run(&options).await?),
         Scenario::FanOut(options) => ("fan-out", fan_out::run(&options).await?),
+        Scenario::Memory(options) => ("memory", memory::run(&options).await?),
+        Scenario::Flood(options) => ("flood", flood::run(&options).await?),
+        Scenario::Lanes(options) => ("lanes", lanes::run(&options).await?),
+        Scenario::Replay(options) => ("replay", replay::run(&options).await?),
         Scenario::Crowd(_) | Scenario::Floor => unreachable!("these are processes of others"),
     })
 }

@@ -56,7 +56,8 @@ pub(crate) struct Peer {
     pub(crate) way: Way,
     addresses: Vec<SocketAddr>,
     path: &'static str,
-    header: Option<String>,
+    /// What clients say beside what they must.
+    pub(crate) header: Option<String>,
     /// Their families are what is measured.
     pids: Vec<i32>,
     children: Vec<Child>,
