@@ -29,6 +29,7 @@ mod pages;
 mod publish;
 mod query;
 mod reader;
+mod recent;
 mod response;
 mod routes;
 mod stall;

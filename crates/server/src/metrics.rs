@@ -7,7 +7,7 @@ use prometheus_client::{
 use serde_json::{Value, json};
 use std::{fmt, sync::atomic::AtomicU64, time::SystemTime};
 
-use crate::Pages;
+use crate::{Pages, recent::Recent};
 
 /// All metrics of this instance, in the Prometheus text format.
 #[derive(Debug)]
@@ -18,6 +18,7 @@ pub struct Metrics {
     head: Gauge<u64, AtomicU64>,
     ring_floor: Gauge<u64, AtomicU64>,
     lag: Gauge<f64, AtomicU64>,
+    recent: Recent,
     pg: pg::Metrics,
 }
 
@@ -55,12 +56,14 @@ impl Metrics {
             head,
             ring_floor,
             lag,
+            recent: Recent::default(),
             pg: pg.clone(),
         }
     }
 
-    /// Events were published, the newest of which was inserted at this time.
-    pub(crate) fn published(&self, inserted: SystemTime) {
+    /// So many events were published, the newest of which was inserted at this time.
+    pub(crate) fn published(&self, events: usize, inserted: SystemTime) {
+        self.recent.add(events);
         // A clock behind the database's makes it nothing.
         let lag = inserted.elapsed().unwrap_or_default();
         self.lag.set(lag.as_secs_f64());
@@ -78,6 +81,7 @@ impl Metrics {
             "read": self.pg.read.get(),
             "numbered": self.pg.numbered.get(),
             "rings": self.pg.rings.get(),
+            "recent": self.recent.to_json(),
         })
     }
 
