@@ -2,14 +2,14 @@
 
 const EVERY = 2_000; // ms
 
-/** Calls with the state and the one before, each with the time `seen`; or that there is none. */
+/** Calls with the state and the one before; or that there is none. */
 export function watch(onState, onFailure) {
   let before;
   const ask = async () => {
     if (document.hidden) return;
     try {
       const response = await fetch("/v1/status", { signal: AbortSignal.timeout(EVERY) });
-      const now = { ...(await response.json()), seen: performance.now() };
+      const now = await response.json();
       // A hub that has started anew counts from nothing.
       onState(now, before && now.read >= before.read ? before : undefined);
       before = now;
