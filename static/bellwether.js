@@ -445,7 +445,8 @@ class Stream {
     if (this.#cursor) query.set("last_event_id", this.#cursor);
     const response = await this.#request("/v1/stream", query, "text/event-stream", signal);
     const type = response.headers.get("content-type") ?? "";
-    if (!type.startsWith("text/event-stream")) throw new Error(`not a stream but ${type}`);
+    // Somebody on the way has answered in the hub's place.
+    if (!type.startsWith("text/event-stream")) throw new Blocked(`not a stream but ${type}`);
     return response;
   }
 
@@ -548,43 +549,46 @@ class Stream {
   }
 }
 
-/** Ends a connection that is silent. */
+/** Ends a connection that is silent. By the clock: timers stand still while a computer sleeps. */
 class Watchdog {
   #times;
   #attempt;
   #onStale;
-  #timers = [];
+  #hasHeard = false;
+  #heard = Date.now();
+  #interval;
 
   constructor(times, attempt, onStale) {
     this.#times = times;
     this.#attempt = attempt;
     this.#onStale = onStale;
-    this.#set(times.blocked, () => attempt.abort(new Blocked()));
+    const soon = Math.min(times.stale, times.silence, times.blocked) / 4;
+    this.#interval = setInterval(() => this.#look(), Math.min(1000, soon));
   }
 
   hear() {
-    const { stale, silence } = this.#times;
-    this.stop();
-    this.#set(stale, this.#onStale);
-    this.#set(silence, () => {
-      this.#attempt.abort(new Error(`nothing heard for ${Math.round(silence / 1000)} s`));
-    });
+    this.#hasHeard = true;
+    this.#heard = Date.now();
   }
 
   stop() {
-    this.#timers.forEach(clearTimeout);
-    this.#timers = [];
+    clearInterval(this.#interval);
   }
 
-  #set(delay, then) {
-    this.#timers.push(setTimeout(then, delay));
+  #look() {
+    const { stale, silence, blocked } = this.#times;
+    const silent = Date.now() - this.#heard;
+    if (!this.#hasHeard) {
+      if (silent > blocked) this.#attempt.abort(new Blocked("the hub does not answer"));
+    } else if (silent > silence) {
+      const seconds = Math.round(silence / 1000);
+      this.#attempt.abort(new Error(`nothing heard for ${seconds} s`));
+    } else if (silent > stale) this.#onStale();
   }
 }
 
-/** Not a byte has come. */
-class Blocked extends Error {
-  message = "the hub does not answer";
-}
+/** Not a byte of a stream has come, or something else. */
+class Blocked extends Error {}
 /** No use in trying again. */
 class Refused extends Error {}
 /** To begin anew, from elsewhere. */

@@ -202,12 +202,14 @@ function say(text) {
 
 watch(
   (now, before) => {
-    const seconds = before && (now.seen - before.seen) / 1000;
-    if (seconds) {
-      const rate = (now.read - before.read) / seconds;
-      by("rate").value = rate;
-      chart.add(new Date(), rate);
-    }
+    const { until, seconds, counts } = now.recent;
+    counts.forEach((count, i) => {
+      const end = until - (counts.length - 1 - i) * seconds;
+      chart.add(new Date(end * 1000), count / seconds);
+    });
+    const isYoung = counts.length * seconds < 290;
+    by("since").textContent = isYoung ? "since this hub started" : "last 5 minutes";
+    by("rate").value = (counts.at(-1) ?? 0) / seconds;
     by("rate").note = `${now.read.toLocaleString("en")} since it started`;
     by("lag").note = "of the newest event";
     by("clients").note = "open streams";

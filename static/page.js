@@ -19,10 +19,12 @@ export function live(topics, past, options = {}) {
     // Without a hub there is no past either, but there may be a future.
     const { events, after } = await remember(past).catch(() => ({ events: [] }));
     events.forEach(tell);
+    const badge = document.querySelector("connection-badge");
+    if (events.length) badge.see(events.at(-1).at);
     connection = connect(topics, { after, ...session, ...options });
     connection.on("*", tell);
     connection.addEventListener("gap", tellOfGap);
-    document.querySelector("connection-badge").connection = connection;
+    badge.connection = connection;
   };
   begin();
   return {

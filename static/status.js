@@ -4,7 +4,7 @@ import { send } from "/session.js";
 
 const EVERY = 2_000; // ms
 
-/** Calls with the state and the one before, each with the time `seen`; or why there is none. */
+/** Calls with the state and the one before; or why there is none. */
 export function watch(onState, onFailure) {
   let before;
   const ask = async () => {
@@ -15,7 +15,7 @@ export function watch(onState, onFailure) {
         before = undefined;
         return onFailure("the token does not show it");
       }
-      const now = { ...(await response.json()), seen: performance.now() };
+      const now = await response.json();
       // A hub that has started anew counts from nothing.
       onState(now, before && now.read >= before.read ? before : undefined);
       before = now;

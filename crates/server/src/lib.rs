@@ -35,6 +35,7 @@ mod proxy;
 mod publish;
 mod query;
 mod reader;
+mod recent;
 mod response;
 mod routes;
 mod socket;
