@@ -18,6 +18,7 @@ mod h2;
 mod lanes;
 mod memory;
 mod peer;
+mod polling;
 mod process;
 mod publish;
 mod replay;
@@ -72,6 +73,8 @@ enum Scenario {
     Lanes(lanes::Options),
     /// A client has missed a million events: how fast does it get them
     Replay(replay::Options),
+    /// Dashboards that poll the database, and the same on a hub
+    Polling(polling::Options),
     /// Clients of one server, for other scenarios
     #[command(hide = true)]
     Crowd(crowd::Request),
@@ -109,6 +112,7 @@ async fn measure(scenario: Scenario) -> Result<(&'static str, Report)> {
         Scenario::Flood(options) => ("flood", flood::run(&options).await?),
         Scenario::Lanes(options) => ("lanes", lanes::run(&options).await?),
         Scenario::Replay(options) => ("replay", replay::run(&options).await?),
+        Scenario::Polling(options) => ("polling", polling::run(&options).await?),
         Scenario::Crowd(_) | Scenario::Floor => unreachable!("these are processes of others"),
     })
 }

@@ -22,15 +22,16 @@ usage: cargo xtask <verb>
           the end-to-end tests on Postgres 15, 16, 17 and 18, or on these
   torture [SECONDS] [SEED]
           writers, clients and hubs under faults, 600 s by default
-  docs    write into the documentation what the program says of itself: metrics, flags
   soak [SECONDS]
           the pages, left running at 200 events/s, half an hour by default: what they hold
   pixels  from INSERT to pixels, in Chromium
   pictures
           the pictures in docs/, of the demos' pages
+  docs    write into the documentation what the program says of itself: metrics, flags
   clients install others' clients for the tests; test does so by itself
   load SCENARIO [OPTIONS]
-          the real program under load: storm, stalled, writers, copy, attach, publish, h2, slow
+          the real program under load: storm, stalled, writers, copy, attach, publish, h2, slow,
+          polling, fan-out, memory, flood, lanes, replay
   bench   all benches (some minutes), figures in target/criterion";
 
 /// Programs the tests use as a person would, and the packages that have them.
