@@ -29,7 +29,7 @@ use criterion::{
 use hub::{Frame, Hub, Limits};
 use memchr::memmem;
 use pg::{Database, History, Publisher};
-use server::{App, Health, Metrics, Pages, Settings};
+use server::{App, Edge, Health, Metrics, Pages, Settings};
 use std::{
     cell::{Cell, LazyCell, RefCell},
     convert::Infallible,
@@ -245,10 +245,12 @@ async fn listen(hub: Arc<Hub>) -> SocketAddr {
     let history = History::new(&database, &metrics);
     let head = watch::Sender::default().subscribe();
     let pages = Pages::new(history.clone());
+    let edge = Edge::default();
     let app = App {
-        metrics: Metrics::new(&hub, &metrics, &pages),
+        metrics: Metrics::new(&hub, &metrics, &pages, &edge),
         hub,
         health: Health::new(Vec::new()),
+        edge,
         history,
         pages,
         publisher: Publisher::new(&database, head, metrics).0,

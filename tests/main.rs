@@ -10,6 +10,7 @@ mod harness;
 
 /// Tables, and what is captured of them.
 mod attach;
+mod attacks;
 /// The browser client and the pages, in Chromium.
 mod browser;
 /// Others' clients.
@@ -30,12 +31,18 @@ mod faults;
 mod http;
 /// Several hubs on one database.
 mod instances;
+/// How much clients may take, and whom proxies tell of.
+mod limits;
 /// Several hubs behind a proxy, as `docs/several-machines.md` has it.
 mod machines;
 /// What `/metrics` says, held against what the tests saw happen.
 mod metrics;
+/// What the machine's own tools are told, and what they are not.
+mod operations;
 /// Everything once, in one order, whatever writers do.
 mod order;
+/// Encrypted connections to the database, verified as it is asked.
+mod postgres_tls;
 /// Behind nginx, Caddy and `HAProxy`, as `packaging/` has them.
 mod proxies;
 /// What comes in over HTTP, and what is read there in other forms.
@@ -60,4 +67,6 @@ mod spine;
 mod storm;
 /// The terminal client.
 mod tail;
+/// HTTPS, and its certificate.
+mod tls;
 mod torture;

@@ -5,6 +5,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pg::Database;
 use std::{fmt, io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
+use crate::edge::EdgeOptions;
+
 /// The exit code for a command line that makes no sense (`EX_USAGE` of BSD's sysexits).
 const USAGE: u8 = 64;
 
@@ -185,6 +187,8 @@ pub(crate) struct HubOptions {
     /// Most bytes of events kept in memory for clients that come back
     #[arg(long, env = "BELLWETHER_RING_BYTES", value_name = "N", default_value_t = 64 * 1024 * 1024)]
     pub(crate) ring_bytes: usize,
+    #[command(flatten)]
+    pub(crate) edge: EdgeOptions,
 }
 
 #[derive(Args, Debug)]
@@ -368,7 +372,7 @@ impl DatabaseOptions {
     }
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     match time_or_never(text)? {
         Duration::ZERO => Err("it must be more than nothing".to_owned()),
         time => Ok(time),

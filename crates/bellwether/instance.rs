@@ -7,7 +7,7 @@ use pg::{
     Backoff, Database, Doorbell, EventsTable, Feed, History, Link, Listener, Publisher,
     PublisherTask, Retention, Scene, Snapshot,
 };
-use server::{App, Health, Metrics, Pages, Settings};
+use server::{App, Edge, Health, Metrics, Pages, Settings};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -19,13 +19,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::{HubOptions, PrivateOptions, say},
-    signals,
+    signals, systemd,
 };
 
 /// What a hub runs on: its place on the network and a database.
 #[derive(Debug)]
 pub(crate) struct Ground {
     listener: TcpListener,
+    edge: Edge,
     database: Database,
     /// The server behind `database`, if it is the private one.
     private: Option<Postgres>,
@@ -69,6 +70,7 @@ impl Ground {
                  or say --allow-anonymous"
             );
         }
+        let edge = hub.edge.open()?;
         let (database, private) = match url {
             Some(url) => (Database::parse(url)?, None),
             None => {
@@ -82,6 +84,7 @@ impl Ground {
         match (bound, private) {
             (Ok(listener), private) => Ok(Self {
                 listener,
+                edge,
                 database,
                 private,
                 scene: None,
@@ -122,8 +125,14 @@ impl Ground {
             .listener
             .local_addr()
             .context("cannot tell the address that was taken")?;
-        let greeting = greeting(address, self.private.as_ref(), self.scene);
-        let instance = Instance::new(self.database, self.snapshots, options);
+        let scheme = if options.edge.has_tls() {
+            "https"
+        } else {
+            "http"
+        };
+        let base = format!("{scheme}://{address}");
+        let greeting = greeting(&base, self.private.as_ref(), self.scene);
+        let instance = Instance::new(self.database, self.edge, self.snapshots, options);
         let app = Arc::clone(&instance.app);
         let stop = CancellationToken::new();
 
@@ -131,16 +140,18 @@ impl Ground {
         let once_ready = async {
             app.health.ready().await;
             say(greeting).context("cannot write to standard output")?;
+            systemd::ready();
             beside.await
         };
         let serving = server::serve(self.listener, Arc::clone(&app), stop.clone(), options.grace);
         let notice = async {
+            systemd::stopping();
             app.health.drain();
             time::sleep(options.drain_delay).await;
         };
         let done = tokio::select! {
             done = signals::drain(serving, notice, &stop) => done,
-            failed = async { tokio::try_join!(hub, once_ready, forever()) } => failed.map(drop),
+            failed = async { tokio::try_join!(hub, once_ready, signals::reload(&app)) } => failed.map(drop),
             () = exit_of(self.private.as_mut()) => {
                 Err(anyhow!("the private Postgres has stopped by itself: see its log"))
             }
@@ -198,12 +209,8 @@ async fn exit_of(private: Option<&mut Postgres>) {
     }
 }
 
-async fn forever() -> Result<()> {
-    std::future::pending().await
-}
-
 /// Lines to paste, each on its own, and then one that says that they will work.
-fn greeting(address: SocketAddr, private: Option<&Postgres>, scene: Option<Scene>) -> String {
+fn greeting(base: &str, private: Option<&Postgres>, scene: Option<Scene>) -> String {
     let (page, topic, insert) = match scene {
         None => (
             "",
@@ -227,8 +234,8 @@ fn greeting(address: SocketAddr, private: Option<&Postgres>, scene: Option<Scene
         ),
     };
     let mut lines = vec![
-        format!("http://{address}{page}"),
-        format!("curl -N 'http://{address}/v1/stream?topic={topic}'"),
+        format!("{base}{page}"),
+        format!("curl -N '{base}/v1/stream?topic={topic}'"),
     ];
     if let Some(postgres) = private {
         lines.push(format!("psql '{}' -c \"{insert}\"", postgres.url()));
@@ -240,7 +247,7 @@ fn greeting(address: SocketAddr, private: Option<&Postgres>, scene: Option<Scene
 // === impl Instance ===
 
 impl Instance {
-    fn new(database: Database, snapshots: Vec<Snapshot>, options: &HubOptions) -> Self {
+    fn new(database: Database, edge: Edge, snapshots: Vec<Snapshot>, options: &HubOptions) -> Self {
         let limits = Limits {
             ring_frames: options.ring_events,
             ring_bytes: options.ring_bytes,
@@ -271,10 +278,11 @@ impl Instance {
         let app = App {
             publisher,
             health: Health::new(vec![schema.subscribe(), listener.link(), feed.link()]),
-            metrics: Metrics::new(&hub, &metrics, &pages),
+            metrics: Metrics::new(&hub, &metrics, &pages, &edge),
             hub,
             history,
             pages,
+            edge,
             settings,
         };
         Self {

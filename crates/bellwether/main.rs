@@ -6,12 +6,14 @@ mod cli;
 mod config;
 mod demo;
 mod doctor;
+mod edge;
 mod instance;
 mod log;
 mod publish;
 mod reference;
 mod serve;
 mod signals;
+mod systemd;
 mod tail;
 
 use std::{env, process::ExitCode};

@@ -1,7 +1,11 @@
-//! Ctrl-C and SIGTERM.
+//! Ctrl-C, SIGTERM and SIGHUP.
 
-use anyhow::{Result, anyhow};
-use std::pin::pin;
+use anyhow::{Context, Result, anyhow};
+use server::App;
+use std::{
+    io::{IsTerminal, stderr},
+    pin::pin,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -17,14 +21,27 @@ pub(crate) async fn drain(
         done = &mut serving => return Ok(done?),
         () = asked_to_stop() => {}
     }
-    let ending = async {
+    let notice = async {
         notice.await;
         stop.cancel();
-        serving.await
     };
     tokio::select! {
-        done = ending => Ok(done?),
+        (done, ()) = async { tokio::join!(serving, notice) } => Ok(done?),
         () = asked_to_stop() => Err(anyhow!("told to stop twice: not waiting for clients")),
+    }
+}
+
+/// Reads anew, at each SIGHUP, what is in files. Never ends. In a terminal, SIGHUP says that this is
+/// gone, and ends the program.
+pub(crate) async fn reload(app: &App) -> Result<()> {
+    if stderr().is_terminal() {
+        return std::future::pending().await;
+    }
+    let mut hangup = signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?;
+    loop {
+        hangup.recv().await;
+        tracing::info!("SIGHUP: reading the certificate anew");
+        app.edge.reload();
     }
 }
 

@@ -5,6 +5,7 @@ mod database;
 mod hub;
 mod ledger;
 mod proxy;
+mod tls;
 
 pub(crate) use client::{Client, Delivery, Lines, get, request_whole, try_request};
 pub(crate) use database::{
@@ -13,6 +14,7 @@ pub(crate) use database::{
 pub(crate) use hub::{Hub, HubOptions, bellwether};
 pub(crate) use ledger::{Committed, check_order, now};
 pub(crate) use proxy::{Kind as ProxyKind, Proxy};
+pub(crate) use tls::Authority;
 
 use std::{fmt::Debug, time::Duration};
 use tokio::time::{self, Instant};

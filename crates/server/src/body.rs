@@ -14,6 +14,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::{
     App, Settings, control,
+    limits::Seat,
     reader::{Portion, Reader},
     stall,
     streams::{Closed, Source, Tally, Transport},
@@ -40,6 +41,8 @@ struct Live {
     reader: Reader,
     heartbeat: Interval,
     settings: Settings,
+    /// Free again when the stream ends.
+    _seat: Seat,
 }
 
 // === impl EventBody ===
@@ -50,6 +53,7 @@ impl EventBody {
         app: &App,
         subscription: Subscription,
         opening: Bytes,
+        seat: Seat,
         transport: Transport,
     ) -> Self {
         let settings = app.settings;
@@ -59,6 +63,7 @@ impl EventBody {
             reader: Reader::new(subscription, app.pages.clone()),
             heartbeat,
             settings,
+            _seat: seat,
         };
         Self {
             opening: Some(opening),

@@ -19,31 +19,40 @@ mod accept;
 mod body;
 mod control;
 mod direct;
+mod edge;
 mod events;
 mod files;
 mod frame;
 mod health;
 mod ingest;
+mod limits;
 mod metrics;
 mod pages;
+mod proxy;
 mod publish;
 mod query;
 mod reader;
 mod response;
 mod routes;
+mod socket;
 mod stall;
 mod stream;
 mod streams;
+mod tls;
 
 use std::{sync::Arc, time::Duration};
 
 pub use accept::{Unfinished, serve};
 pub use body::EventBody;
+pub use edge::Edge;
 pub use frame::{PLAIN, encode};
 pub use health::Health;
 pub use ingest::ingest;
+pub use limits::Limits;
 pub use metrics::Metrics;
 pub use pages::Pages;
+pub use proxy::{ForwardedHeader, Proxies};
+pub use tls::{InvalidCertificate, Tls};
 
 /// What every request may need. One for the process.
 #[derive(Debug)]
@@ -60,6 +69,8 @@ pub struct App {
     pub health: Health,
     /// What `/metrics` shows.
     pub metrics: Metrics,
+    /// How connections are let in, and how much they may take.
+    pub edge: Edge,
     /// How streams behave.
     pub settings: Settings,
 }
@@ -104,6 +115,11 @@ impl Settings {
     /// because all of them are sent away at once.
     fn retry_later(&self) -> Duration {
         self.retry.mul_f64(0.5 + 2.5 * fastrand::f64())
+    }
+
+    /// A time to reconnect after, for a client for whom there is no place: five times as long.
+    fn retry_full(&self) -> Duration {
+        5 * self.retry_later()
     }
 }
 

@@ -18,12 +18,14 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{Pages, stream::NotNow, streams::Streams};
+use crate::{Edge, Pages, stream::NotNow, streams::Streams};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The statuses that a request to publish is answered with.
-const PUBLISH_STATUSES: [&str; 8] = ["201", "202", "400", "401", "403", "413", "415", "422"];
+const PUBLISH_STATUSES: [&str; 9] = [
+    "201", "202", "400", "401", "403", "413", "415", "422", "429",
+];
 
 /// All metrics of this instance, in the Prometheus text format.
 #[derive(Debug)]
@@ -45,7 +47,7 @@ struct HubState(Arc<Hub>);
 
 impl Metrics {
     /// Ours, the hub's and the database side's.
-    pub fn new(hub: &Arc<Hub>, pg: &pg::Metrics, pages: &Pages) -> Self {
+    pub fn new(hub: &Arc<Hub>, pg: &pg::Metrics, pages: &Pages, edge: &Edge) -> Self {
         let mut registry = Registry::with_prefix("bellwether");
         registry.register(
             "build",
@@ -59,10 +61,12 @@ impl Metrics {
         registry.register(
             "streams_turned_away",
             "Requests for a stream that were told to come back later: the hub does not know the stream yet \
-             or shuts down (not_open), is behind the client's cursor, or cannot ask the database",
+             or shuts down (not_open), has as many as it may (full), is behind the client's cursor, or cannot ask \
+             the database",
             turned_away.clone(),
         );
         pages.register(&mut registry);
+        edge.register(&mut registry);
         let publish_requests = family("status", &PUBLISH_STATUSES);
         registry.register(
             "publish_requests",

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{Either, Full};
 use serde_json::json;
+use std::time::Duration;
 
 use crate::{EventBody, publish::InvalidPublication, query::InvalidQuery};
 
@@ -23,6 +24,8 @@ pub(crate) enum Refusal {
     BadPublication(InvalidPublication),
     /// Its idempotency key was another request's.
     IdempotencyConflict,
+    /// Too much was published in too short a time: how long to wait.
+    TooFast { wait: Duration },
     /// The database does not answer.
     NoDatabase,
 }
@@ -48,6 +51,14 @@ impl Refusal {
                 "this Idempotency-Key was used for another request: take a new one for each"
                     .to_owned(),
             ),
+            Self::TooFast { wait } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_fast",
+                format!(
+                    "more is published than one client may: nothing was published of this; try again in {} s",
+                    seconds(*wait)
+                ),
+            ),
             Self::NoDatabase => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "no_database",
@@ -70,12 +81,22 @@ impl From<Refusal> for Response<Body> {
             let allowed = HeaderValue::from_static(allowed);
             response.headers_mut().insert(header::ALLOW, allowed);
         }
-        if let Refusal::NoDatabase = refusal {
-            let seconds = HeaderValue::from_static("1");
+        let retry_after = match refusal {
+            Refusal::NoDatabase => Some(1),
+            Refusal::TooFast { wait } => Some(seconds(wait)),
+            _ => None,
+        };
+        if let Some(seconds) = retry_after {
+            let seconds = HeaderValue::from(seconds);
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response
     }
+}
+
+/// Whole seconds, and at least one.
+fn seconds(wait: Duration) -> u64 {
+    (wait + Duration::from_millis(999)).as_secs().max(1)
 }
 
 /// A JSON document.

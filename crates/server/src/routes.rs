@@ -3,11 +3,13 @@
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
-    App, events, files, publish,
-    query::{EventsQuery, StreamQuery},
+    App, events, files,
+    limits::Limit,
+    publish,
+    query::{EventsQuery, InvalidQuery, StreamQuery},
     response::{self, Body, Refusal},
     stream,
     streams::Transport,
@@ -32,8 +34,12 @@ GET /readyz    whether it hears the database, or why not
 GET /metrics   Prometheus metrics
 ";
 
-/// Answers one request.
-pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
+/// Answers one request, in a connection from `peer`.
+pub(crate) async fn answer(
+    app: Arc<App>,
+    request: Request<Incoming>,
+    peer: IpAddr,
+) -> Response<Body> {
     let path = request.uri().path();
     let (allowed, file) = match path {
         "/v1/stream" => ("GET", None),
@@ -63,15 +69,23 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
             // All that is needed of the request is taken out of it here, and it is dropped:
             // hyper would keep the buffer that it was read into.
             let query = StreamQuery::parse(request.uri(), request.headers());
+            let query = query.and_then(|query| query.up_to(app.edge.limits.patterns));
+            let client = app.edge.proxies.client(peer, request.headers()).into();
             let transport = Transport::of(request.version());
             drop(request);
             match query {
-                Ok(query) => stream::open(&app, query, transport).await,
-                Err(why) => Refusal::BadQuery(why).into(),
+                Ok(query) => stream::open(&app, query, client, transport).await,
+                Err(why) => {
+                    if let InvalidQuery::Patterns(_) = why {
+                        app.edge.refusals.count(Limit::Patterns);
+                    }
+                    Refusal::BadQuery(why).into()
+                }
             }
         }
         "/v1/events" if request.method() == Method::POST => {
-            let response = publish::publish(&app, request).await;
+            let client = app.edge.proxies.client(peer, request.headers()).into();
+            let response = publish::publish(&app, request, &client).await;
             app.metrics.publish_answered(response.status());
             response
         }
@@ -123,6 +137,7 @@ fn ready(app: &App) -> Response<Body> {
 
 fn metrics(app: &App) -> Response<Body> {
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    app.edge.observe();
     match app.metrics.render() {
         Ok(text) => response::text(StatusCode::OK, content_type, text),
         Err(error) => {

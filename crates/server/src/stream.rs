@@ -11,6 +11,7 @@ use crate::{
     App, EventBody,
     control::{self, Gap},
     frame::{self, LINES},
+    limits::{Client, Seat},
     query::{Start, StreamQuery},
     response::Body,
     streams::Transport,
@@ -27,17 +28,24 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) enum NotNow {
     NotOpen,
+    /// There are as many streams as there may be, or this client has as many as it may.
+    Full,
     Behind(Cursor),
     Database(pg::Error),
 }
 
 /// Opens a stream. Always status 200: a browser's `EventSource` gives up for ever on any
 /// other, so who is to come back later is told so in the stream.
-pub(crate) async fn open(app: &App, query: StreamQuery, transport: Transport) -> Response<Body> {
+pub(crate) async fn open(
+    app: &App,
+    query: StreamQuery,
+    client: Client,
+    transport: Transport,
+) -> Response<Body> {
     let form = query.filter.form();
     let is_new = !matches!(query.start, Start::After(_));
-    let body = match subscribe(app, query.filter, query.start).await {
-        Ok((subscription, gap)) => {
+    let body = match subscribe(app, query.filter, query.start, client).await {
+        Ok((subscription, gap, seat)) => {
             let mut opening = BytesMut::new();
             opening.extend_from_slice(&control::retry(app.settings.retry(), form));
             if let Some(gap) = gap {
@@ -54,12 +62,16 @@ pub(crate) async fn open(app: &App, query: StreamQuery, transport: Transport) ->
             // event, because many clients take no id from a block without data; and also after
             // a gap, of which this client then knows.
             opening.extend_from_slice(&control::heartbeat(subscription.cursor(), form));
-            EventBody::new(app, subscription, opening.freeze(), transport)
+            EventBody::new(app, subscription, opening.freeze(), seat, transport)
         }
         Err(why) => {
             tracing::debug!(%why, "no stream for now");
             app.metrics.turned_away(&why);
-            EventBody::farewell(app.settings.retry_later(), form)
+            let retry = match why {
+                NotNow::Full => app.settings.retry_full(),
+                _ => app.settings.retry_later(),
+            };
+            EventBody::farewell(retry, form)
         }
     };
     let mut response = Response::new(Either::Left(body));
@@ -81,9 +93,11 @@ async fn subscribe(
     app: &App,
     filter: Filter,
     start: Start,
-) -> Result<(Subscription, Option<Gap>), NotNow> {
+    client: Client,
+) -> Result<(Subscription, Option<Gap>, Seat), NotNow> {
+    let seat = app.edge.admit_stream(client).ok_or(NotNow::Full)?;
     let (cursor, gap) = begin(app, &filter, start).await?;
-    Ok((app.hub.subscribe(filter, cursor)?, gap))
+    Ok((app.hub.subscribe(filter, cursor)?, gap, seat))
 }
 
 /// Where to begin, `None` for now; and what the client is told, if not where it wanted.
@@ -211,14 +225,15 @@ impl From<pg::Error> for NotNow {
 
 impl NotNow {
     /// All that [`Self::name`] may say.
-    pub(crate) const NAMES: [&str; 3] = ["not_open", "behind", "database"];
+    pub(crate) const NAMES: [&str; 4] = ["not_open", "full", "behind", "database"];
 
     /// In one word, for metrics.
     pub(crate) fn name(&self) -> &'static str {
         let nth = match self {
             Self::NotOpen => 0,
-            Self::Behind(_) => 1,
-            Self::Database(_) => 2,
+            Self::Full => 1,
+            Self::Behind(_) => 2,
+            Self::Database(_) => 3,
         };
         Self::NAMES[nth]
     }
@@ -228,6 +243,7 @@ impl fmt::Display for NotNow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotOpen => write!(f, "{NotOpen}"),
+            Self::Full => f.write_str("there are as many streams as there may be"),
             Self::Behind(cursor) => write!(f, "{cursor} was not reached within {CATCH_UP:?}"),
             Self::Database(error) => write!(f, "{error}"),
         }

@@ -20,6 +20,7 @@ usage: cargo xtask <verb>
           the end-to-end tests on Postgres 15, 16, 17 and 18, or on these
   torture [SECONDS] [SEED]
           writers, clients and hubs under faults, 600 s by default
+  proxies the tests of streams, pages and cursors, behind nginx, Caddy and HAProxy each
   docs    write into the documentation what the program says of itself: metrics, flags
   clients install others' clients for the tests; test does so by itself
   load SCENARIO [OPTIONS]
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         "matrix" => matrix::run(&env::args().skip(2).collect::<Vec<_>>()),
         "torture" => torture(),
         "load" => load(),
+        "proxies" => proxies(),
         "docs" => docs(),
         "bench" => cargo(&["bench"]),
         "clients" => clients::install(),
@@ -64,6 +66,21 @@ fn test() -> Result<(), String> {
     }
     clients::install()?;
     cargo(&["test", "--workspace"])
+}
+
+/// With each proxy before each hub. Of the tests, those that want no more of a connection than a
+/// proxy can give.
+fn proxies() -> Result<(), String> {
+    clients::install()?;
+    for proxy in ["nginx", "caddy", "haproxy"] {
+        cargo_with(
+            &[("BELLWETHER_TEST_PROXY", proxy.to_owned())],
+            &[
+                "test", "--test", "end_to_end", "--", "spine::", "resume::", "publish::", "order::", "snapshots::",
+            ],
+        )?;
+    }
+    Ok(())
 }
 
 /// The tests that hold documents against the program, told to write them instead.
