@@ -83,7 +83,7 @@ async fn a_stream_too_many_is_told_to_come_back_later() {
     let usual = Duration::from_secs(3);
     assert!(pause >= usual, "{pause:?} is longer than any usual one");
     assert_eq!(shed.next().await, Delivery::End);
-    assert_eq!(refusals(&hub, "Streams").await, 1);
+    assert_eq!(refusals(&hub, "streams").await, 1);
     assert_eq!(hub.metric("bellwether_clients").await, 3);
 
     // Who leaves makes room.
@@ -114,7 +114,7 @@ async fn streams_of_one_connection_count_one_by_one() {
         bodies.push(answer.into_body());
     }
     assert_eq!(hub.metric("bellwether_clients").await, 4);
-    assert_eq!(refusals(&hub, "StreamsPerClient").await, 2);
+    assert_eq!(refusals(&hub, "streams_per_client").await, 2);
     // Another address has streams left.
     let stream = connect_from("127.0.0.2", hub.address).await;
     let mut stream = tokio::io::BufReader::new(stream);
@@ -142,7 +142,7 @@ async fn a_connection_too_many_is_closed_and_others_are_served() {
     })
     .await;
     assert!(!is_served(connect_from("127.0.0.9", hub.address).await).await);
-    assert_eq!(refusals(&hub, "ConnectionsPerAddress").await, 1);
+    assert_eq!(refusals(&hub, "connections_per_address").await, 1);
     assert!(is_served(connect_from("127.0.0.10", hub.address).await).await);
     for nth in 0..15 {
         let source = format!("127.0.1.{}", 1 + nth % 5);
@@ -157,7 +157,7 @@ async fn a_connection_too_many_is_closed_and_others_are_served() {
         is_served(connect_from("127.0.0.10", hub.address).await).await
     })
     .await;
-    assert!(refusals(&hub, "Connections").await >= 1);
+    assert!(refusals(&hub, "connections").await >= 1);
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn who_publishes_too_fast_is_told_when_to_go_on() {
     let wait: u64 = headers["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((1..=100).contains(&wait), "{wait} s");
     assert!(text.contains("too_fast"), "{text}");
-    assert!(refusals(&hub, "PublishRate").await >= 1);
+    assert!(refusals(&hub, "publish_rate").await >= 1);
     // Another client is not held up.
     let request = publication(hub.address, &from("192.0.2.2"), 1);
     assert_eq!(request_whole(hub.address, request).await.0, 201);
@@ -207,24 +207,24 @@ async fn sizes_and_times() {
     .await;
     let request = publication(hub.address, &[], 100);
     assert_eq!(request_whole(hub.address, request).await.0, 413);
-    assert_eq!(refusals(&hub, "Body").await, 1);
+    assert_eq!(refusals(&hub, "body").await, 1);
 
     let connect = async || TcpStream::connect(hub.address).await.unwrap();
     let big = "x".repeat(9000);
     let head = format!("GET /v1/stream?topic=a HTTP/1.1\r\nHost: t\r\nX: {big}\r\n\r\n");
     let answer = exchange(connect().await, head.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
-    eventually("it is counted", 1, async || refusals(&hub, "Head").await).await;
+    eventually("it is counted", 1, async || refusals(&hub, "head").await).await;
 
     let three =
         b"GET /v1/stream?topic=a&topic=b&topic=c HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
     let answer = exchange(connect().await, three).await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     assert!(answer.contains("more than 2 topics are named"), "{answer}");
-    assert_eq!(refusals(&hub, "Patterns").await, 1);
+    assert_eq!(refusals(&hub, "patterns").await, 1);
 
     // Heads and bodies that do not come to their end.
-    let before = refusals(&hub, "Time").await;
+    let before = refusals(&hub, "time").await;
     let answer = exchange(connect().await, b"GET /v1/stream?topic=a HTTP/1.1\r\nHo").await;
     assert_eq!(answer, "");
     let answer = exchange(connect().await, b"PRI * HTTP/2.0\r\n\r\nSM").await;
@@ -232,7 +232,7 @@ async fn sizes_and_times() {
     let body = b"POST /v1/events HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n[";
     let answer = exchange(connect().await, body).await;
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
-    assert!(refusals(&hub, "Time").await >= before + 3);
+    assert!(refusals(&hub, "time").await >= before + 3);
 }
 
 #[tokio::test]
@@ -326,7 +326,7 @@ mod proxies {
         let second = has_place(&hub, "127.0.0.5", &v1("192.0.2.2")).await;
         assert!(first.0 && second.0);
         assert!(!has_place(&hub, "127.0.0.5", &v1("192.0.2.1")).await.0);
-        assert_eq!(refusals(&hub, "ConnectionsPerAddress").await, 1);
+        assert_eq!(refusals(&hub, "connections_per_address").await, 1);
         // Without one, or with half of one.
         assert!(!has_place(&hub, "127.0.0.5", STREAM).await.0);
         let stream = connect_from("127.0.0.5", hub.address).await;

@@ -11,6 +11,8 @@ mod harness;
 /// Tables, and what is captured of them.
 mod attach;
 mod attacks;
+/// Who is let in, to what, and for how long.
+mod auth;
 /// The browser client and the pages, in Chromium.
 mod browser;
 /// Others' clients.

@@ -40,8 +40,11 @@ pub(crate) async fn reload(app: &App) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?;
     loop {
         hangup.recv().await;
-        tracing::info!("SIGHUP: reading the certificate anew");
+        tracing::info!("SIGHUP: reading the certificate and the keys anew");
         app.edge.reload();
+        if let Err(error) = app.gate.reload().await {
+            tracing::error!(error = %pg::chain(&error), "the keys stay as they were");
+        }
     }
 }
 

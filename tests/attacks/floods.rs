@@ -74,7 +74,7 @@ async fn those_who_never_finish_hold_up_nobody() {
     })
     .await;
     let refused = hub
-        .metric("bellwether_refusals_total{limit=\"Time\"}")
+        .metric("bellwether_refusals_total{limit=\"time\"}")
         .await;
     assert!(refused >= 1000, "{refused}");
     let grown = hub.resident_kib().saturating_sub(before);

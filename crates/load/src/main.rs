@@ -8,9 +8,22 @@
 
 mod attach;
 mod copy;
+mod crowd;
+mod drive;
+mod fan_out;
 mod fleet;
+mod flood;
+mod floor;
+mod h2;
+mod lanes;
+mod memory;
+mod peer;
+mod process;
 mod publish;
+mod replay;
 mod report;
+mod side;
+mod slow;
 mod slow_flush;
 mod stage;
 mod stalled;
@@ -21,6 +34,7 @@ mod writers;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use report::Report;
 use std::path::Path;
 
 #[derive(Debug, Parser)]
@@ -44,20 +58,57 @@ enum Scenario {
     Attach(attach::Options),
     /// Events are published over HTTP: how many, how fast
     Publish(publish::Options),
+    /// Many streams on each connection of HTTP/2, or TLS: what does each cost
+    H2(h2::Options),
+    /// Thousands of connections never finish what they began: what do clients notice
+    Slow(slow::Options),
+    /// The same events to the same clients, by the hub and by others: processor time, latency
+    FanOut(fan_out::Options),
+    /// Thousands of clients wait: what does each cost in memory, beside others
+    Memory(memory::Options),
+    /// As many events as there can be: does the hub keep up
+    Flood(flood::Options),
+    /// Many lanes of one client each: what does an event cost that is for one of them
+    Lanes(lanes::Options),
+    /// A client has missed a million events: how fast does it get them
+    Replay(replay::Options),
+    /// Clients of one server, for other scenarios
+    #[command(hide = true)]
+    Crowd(crowd::Request),
+    /// The floor, for other scenarios
+    #[command(hide = true)]
+    Floor,
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let (name, report) = match Cli::parse().scenario {
+fn main() -> Result<()> {
+    let scenario = match Cli::parse().scenario {
+        Scenario::Crowd(request) => return crowd::process::run(&request),
+        Scenario::Floor => return floor::run(),
+        scenario => scenario,
+    };
+    let runtime = tokio::runtime::Runtime::new()?;
+    let (name, report) = runtime.block_on(measure(scenario))?;
+    print!("{report}");
+    let path = report.write(Path::new("target/load"), name)?;
+    println!("written to {}", path.display());
+    report.verdict()
+}
+
+async fn measure(scenario: Scenario) -> Result<(&'static str, Report)> {
+    Ok(match scenario {
         Scenario::Storm(options) => ("storm", storm::run(&options).await?),
         Scenario::Stalled(options) => ("stalled", stalled::run(&options).await?),
         Scenario::Writers(options) => ("writers", writers::run(&options).await?),
         Scenario::Copy(options) => ("copy", copy::run(&options).await?),
         Scenario::Attach(options) => ("attach", attach::run(&options).await?),
         Scenario::Publish(options) => ("publish", publish::run(&options).await?),
-    };
-    print!("{report}");
-    let path = report.write(Path::new("target/load"), name)?;
-    println!("written to {}", path.display());
-    report.verdict()
+        Scenario::H2(options) => ("h2", h2::run(&options).await?),
+        Scenario::Slow(options) => ("slow", slow::run(&options).await?),
+        Scenario::FanOut(options) => ("fan-out", fan_out::run(&options).await?),
+        Scenario::Memory(options) => ("memory", memory::run(&options).await?),
+        Scenario::Flood(options) => ("flood", flood::run(&options).await?),
+        Scenario::Lanes(options) => ("lanes", lanes::run(&options).await?),
+        Scenario::Replay(options) => ("replay", replay::run(&options).await?),
+        Scenario::Crowd(_) | Scenario::Floor => unreachable!("these are processes of others"),
+    })
 }

@@ -1,8 +1,9 @@
 //! How much clients may take: connections, streams, and events to publish.
 
+use auth::Identity;
 use governor::{DefaultKeyedRateLimiter, Quota};
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
@@ -76,8 +77,15 @@ pub(crate) enum Client {
     /// household has that many.
     Address(IpAddr),
     /// Somebody who has a name, wherever.
-    #[allow(dead_code, reason = "for those who have proved who they are")]
     Subject(Arc<str>),
+}
+
+impl Client {
+    /// By the name that a token gives, or else by the address.
+    pub(crate) fn new(identity: &Identity, address: IpAddr) -> Self {
+        let subject = identity.subject.as_ref();
+        subject.map_or_else(|| address.into(), |name| Self::Subject(Arc::clone(name)))
+    }
 }
 
 impl From<IpAddr> for Client {
@@ -90,7 +98,7 @@ impl From<IpAddr> for Client {
 }
 
 /// Which limit it was.
-#[derive(Clone, Copy, Debug, EncodeLabelValue, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Limit {
     Connections,
     ConnectionsPerAddress,
@@ -103,9 +111,37 @@ pub(crate) enum Limit {
     PublishRate,
 }
 
+impl Limit {
+    const ALL: [Self; 9] = [
+        Self::Connections,
+        Self::ConnectionsPerAddress,
+        Self::Streams,
+        Self::StreamsPerClient,
+        Self::Head,
+        Self::Body,
+        Self::Time,
+        Self::Patterns,
+        Self::PublishRate,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::ConnectionsPerAddress => "connections_per_address",
+            Self::Streams => "streams",
+            Self::StreamsPerClient => "streams_per_client",
+            Self::Head => "head",
+            Self::Body => "body",
+            Self::Time => "time",
+            Self::Patterns => "patterns",
+            Self::PublishRate => "publish_rate",
+        }
+    }
+}
+
 #[derive(Clone, Debug, EncodeLabelSet, PartialEq, Eq, Hash)]
 struct Reached {
-    limit: Limit,
+    limit: &'static str,
 }
 
 /// How often each limit was reached.
@@ -114,26 +150,21 @@ pub(crate) struct Refusals(Family<Reached, Counter>);
 
 impl Refusals {
     pub(crate) fn count(&self, limit: Limit) {
-        self.0.get_or_create(&Reached { limit }).inc();
+        self.of(limit).inc();
     }
 
     pub(crate) fn register(&self, registry: &mut Registry) {
         // So that each is there to be watched before it happens.
-        for limit in [
-            Limit::Connections,
-            Limit::ConnectionsPerAddress,
-            Limit::Streams,
-            Limit::StreamsPerClient,
-            Limit::Head,
-            Limit::Body,
-            Limit::Time,
-            Limit::Patterns,
-            Limit::PublishRate,
-        ] {
-            let _ = self.0.get_or_create(&Reached { limit });
+        for limit in Limit::ALL {
+            self.of(limit);
         }
-        let help = "What was refused because a limit was reached, and which";
+        let help = "What was refused because a limit was reached";
         registry.register("refusals", help, self.0.clone());
+    }
+
+    fn of(&self, limit: Limit) -> Counter {
+        let limit = limit.name();
+        self.0.get_or_create_owned(&Reached { limit })
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{Edge, Pages, stream::NotNow, streams::Streams};
+use crate::{Edge, Pages, recent::Recent, stream::NotNow, streams::Streams};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -32,6 +32,7 @@ const PUBLISH_STATUSES: [&str; 9] = [
 pub struct Metrics {
     registry: Registry,
     hub: Arc<Hub>,
+    recent: Recent,
     pg: pg::Metrics,
     pub(crate) streams: Arc<Streams>,
     turned_away: Family<Label, Counter>,
@@ -61,12 +62,11 @@ impl Metrics {
         registry.register(
             "streams_turned_away",
             "Requests for a stream that were told to come back later: the hub does not know the stream yet \
-             or shuts down (not_open), has as many as it may (full), is behind the client's cursor, or cannot ask \
-             the database",
+             or shuts down (not_open), has as many as it may (full), is behind the client's cursor, or cannot ask the database",
             turned_away.clone(),
         );
-        pages.register(&mut registry);
         edge.register(&mut registry);
+        pages.register(&mut registry);
         let publish_requests = family("status", &PUBLISH_STATUSES);
         registry.register(
             "publish_requests",
@@ -84,6 +84,7 @@ impl Metrics {
         Self {
             registry,
             hub: Arc::clone(hub),
+            recent: Recent::default(),
             pg: pg.clone(),
             streams,
             turned_away,
@@ -92,8 +93,9 @@ impl Metrics {
         }
     }
 
-    /// Events were published, the newest of which was inserted at this time.
-    pub(crate) fn published(&self, inserted: SystemTime) {
+    /// So many events were published, the newest of which was inserted at this time.
+    pub(crate) fn published(&self, events: usize, inserted: SystemTime) {
+        self.recent.add(events);
         self.lag.set(age(inserted));
     }
 
@@ -121,6 +123,7 @@ impl Metrics {
             "read": self.pg.read.get(),
             "numbered": self.pg.numbered.get(),
             "rings": self.pg.rings.get(),
+            "recent": self.recent.to_json(),
         })
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr)] // it speaks to a person
 
 mod clients;
+mod deny;
 mod matrix;
 
 use std::{
@@ -14,7 +15,8 @@ use std::{
 const USAGE: &str = "\
 usage: cargo xtask <verb>
   test    all tests, against a private Postgres that they start themselves
-  check   format, lints, documentation and that benches compile, warnings denied
+  check   format, lints, documentation and that benches compile, warnings denied; licences and
+          known weaknesses of what we depend on, if cargo-deny is installed
   ci      check, then test
   matrix [MAJOR]...
           the end-to-end tests on Postgres 15, 16, 17 and 18, or on these
@@ -22,9 +24,14 @@ usage: cargo xtask <verb>
           writers, clients and hubs under faults, 600 s by default
   proxies the tests of streams, pages and cursors, behind nginx, Caddy and HAProxy each
   docs    write into the documentation what the program says of itself: metrics, flags
+  soak [SECONDS]
+          the pages, left running at 200 events/s, half an hour by default: what they hold
+  pixels  from INSERT to pixels, in Chromium
+  pictures
+          the pictures in docs/, of the demos' pages
   clients install others' clients for the tests; test does so by itself
   load SCENARIO [OPTIONS]
-          the real program under load: storm, stalled, writers, copy, attach, publish
+          the real program under load: storm, stalled, writers, copy, attach, publish, h2, slow
   bench   all benches (some minutes), figures in target/criterion";
 
 /// Programs the tests use as a person would, and the packages that have them.
@@ -41,6 +48,9 @@ fn main() -> ExitCode {
         "ci" => check().and_then(|()| test()),
         "matrix" => matrix::run(&env::args().skip(2).collect::<Vec<_>>()),
         "torture" => torture(),
+        "soak" => soak(),
+        "pixels" => ignored("browser::pixels"),
+        "pictures" => ignored("browser::pictures"),
         "load" => load(),
         "proxies" => proxies(),
         "docs" => docs(),
@@ -76,7 +86,15 @@ fn proxies() -> Result<(), String> {
         cargo_with(
             &[("BELLWETHER_TEST_PROXY", proxy.to_owned())],
             &[
-                "test", "--test", "end_to_end", "--", "spine::", "resume::", "publish::", "order::", "snapshots::",
+                "test",
+                "--test",
+                "end_to_end",
+                "--",
+                "spine::",
+                "resume::",
+                "publish::",
+                "order::",
+                "snapshots::",
             ],
         )?;
     }
@@ -107,6 +125,35 @@ fn torture() -> Result<(), String> {
     )
 }
 
+fn soak() -> Result<(), String> {
+    clients::install()?;
+    let seconds = env::args().nth(2).unwrap_or_else(|| "1800".to_owned());
+    let only = ["browser::soak", "--nocapture"];
+    cargo_with(
+        &[("BELLWETHER_SOAK_SECONDS", seconds)],
+        &[
+            &["test", "--release", "--test", "end_to_end", "--"][..],
+            &only,
+        ]
+        .concat(),
+    )
+}
+
+/// What stands among the tests because it needs what they need, but is none.
+fn ignored(name: &str) -> Result<(), String> {
+    clients::install()?;
+    cargo(&[
+        "test",
+        "--release",
+        "--test",
+        "end_to_end",
+        "--",
+        "--ignored",
+        "--nocapture",
+        name,
+    ])
+}
+
 /// The program and the harness in release; the harness finds the program beside itself.
 fn load() -> Result<(), String> {
     cargo(&["build", "--release", "-p", "bellwether", "-p", "load"])?;
@@ -131,7 +178,8 @@ fn check() -> Result<(), String> {
         "--no-deps",
         "--document-private-items",
     ])?;
-    cargo(&["bench", "--no-run"])
+    cargo(&["bench", "--no-run"])?;
+    deny::check()
 }
 
 /// The workspace. As cargo has it now: this program may have been built elsewhere.
