@@ -29,7 +29,7 @@ use criterion::{
 use hub::{Frame, Hub, Limits};
 use memchr::memmem;
 use pg::{Database, History, Publisher};
-use server::{App, Edge, Health, Metrics, Pages, Settings};
+use server::{App, Edge, Gate, Health, Metrics, Origins, Pages, Settings};
 use std::{
     cell::{Cell, LazyCell, RefCell},
     convert::Infallible,
@@ -254,6 +254,7 @@ async fn listen(hub: Arc<Hub>) -> SocketAddr {
         history,
         pages,
         publisher: Publisher::new(&database, head, metrics).0,
+        gate: Gate::open(Origins::default()),
         settings: Settings {
             // None while it is measured.
             heartbeat: Duration::from_hours(24),

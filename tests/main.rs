@@ -11,6 +11,8 @@ mod harness;
 /// Tables, and what is captured of them.
 mod attach;
 mod attacks;
+/// Who is let in, to what, and for how long.
+mod auth;
 /// The browser client and the pages, in Chromium.
 mod browser;
 /// Others' clients.
@@ -33,6 +35,8 @@ mod http;
 mod instances;
 /// How much clients may take, and whom proxies tell of.
 mod limits;
+/// Several hubs behind a proxy, as `docs/several-machines.md` has it.
+mod machines;
 /// What `/metrics` says, held against what the tests saw happen.
 mod metrics;
 /// Everything once, in one order, whatever writers do.

@@ -5,7 +5,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pg::Database;
 use std::{fmt, io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use crate::edge::EdgeOptions;
+use crate::{
+    auth::{AuthOptions, TokenOptions},
+    edge::EdgeOptions,
+};
 
 /// The exit code for a command line that makes no sense (`EX_USAGE` of BSD's sysexits).
 const USAGE: u8 = 64;
@@ -42,6 +45,8 @@ pub(crate) enum Command {
     Publish(PublishOptions),
     /// Let a role run a hub, attach tables or publish
     Allow(AllowOptions),
+    /// Make a token, to try things out with
+    Token(TokenOptions),
     /// Look at everything a hub needs of a database, and say what to do about the rest
     Doctor(DoctorOptions),
     /// Print a script with which a shell completes commands and flags
@@ -142,10 +147,12 @@ pub(crate) struct HubOptions {
         default_value = "127.0.0.1:7080"
     )]
     pub(crate) listen: SocketAddr,
-    /// Serve whoever comes also on an address that others can reach. There is no authentication
-    /// yet: they could read and publish everything
+    /// Without keys of tokens, serve also on an address that others can reach: whoever comes can
+    /// read and publish everything
     #[arg(long, env = "BELLWETHER_ALLOW_ANONYMOUS")]
     pub(crate) allow_anonymous: bool,
+    #[command(flatten)]
+    pub(crate) auth: AuthOptions,
     /// Time between heartbeats to each client
     #[arg(long, env = "BELLWETHER_HEARTBEAT", value_name = "TIME", default_value = "15s", value_parser = time)]
     pub(crate) heartbeat: Duration,
@@ -172,6 +179,10 @@ pub(crate) struct HubOptions {
     /// How long to wait for clients to take their leave at the end
     #[arg(long, env = "BELLWETHER_GRACE", value_name = "TIME", default_value = "10s", value_parser = time)]
     pub(crate) grace: Duration,
+    /// How long to go on serving after being told to stop, while `/readyz` already says so: as long
+    /// as it takes a load balancer to notice
+    #[arg(long, env = "BELLWETHER_DRAIN_DELAY", value_name = "TIME", default_value = "0", value_parser = time_or_never)]
+    pub(crate) drain_delay: Duration,
     /// Most events kept in memory for clients that come back
     #[arg(
         long,
@@ -210,6 +221,14 @@ pub(crate) struct TailOptions {
     /// Begin after this cursor
     #[arg(long, value_name = "CURSOR")]
     pub(crate) after: Option<String>,
+    /// Token to show the hub
+    #[arg(
+        long,
+        env = "BELLWETHER_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub(crate) token: Option<String>,
 }
 
 /// A database that must be given.

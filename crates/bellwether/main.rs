@@ -2,6 +2,7 @@
 
 mod allow;
 mod attach;
+mod auth;
 mod cli;
 mod config;
 mod demo;
@@ -53,6 +54,7 @@ async fn main() -> ExitCode {
         }
         Command::Man(options) => reference::man(options),
         Command::Markdown => reference::markdown(),
+        Command::Token(options) => auth::token(options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,10 +16,22 @@ use tokio::{
 
 use crate::harness::{eventually, within};
 
+/// Tokens, in the client and the pages.
+mod auth;
 /// `static/bellwether.js`.
 mod client;
-/// The pages.
+/// What holds for every page.
+mod every_page;
+/// What the README shows, and the types.
+mod examples;
+/// Each page.
 mod pages;
+/// Writes the pictures of `docs/`.
+mod pictures;
+/// Measures the time from INSERT to pixels.
+mod pixels;
+/// Pages that are left running.
+mod soak;
 /// Many streams of one page.
 mod streams;
 
@@ -78,8 +90,19 @@ impl Browser {
         }
     }
 
+    /// A tab, in front of the others.
     async fn open(&self, url: &str) -> Tab<'_> {
-        let number = self.ask(json!({"do": "open", "url": url})).await;
+        self.open_as(json!({"url": url})).await
+    }
+
+    /// A window of its own: nothing hides it.
+    async fn open_window(&self, url: &str) -> Tab<'_> {
+        self.open_as(json!({"url": url, "isWindow": true})).await
+    }
+
+    async fn open_as(&self, mut command: Value) -> Tab<'_> {
+        command["do"] = "open".into();
+        let number = self.ask(command).await;
         Tab {
             browser: self,
             number: number.as_u64().unwrap(),
@@ -116,6 +139,14 @@ impl Tab<'_> {
     /// Waits until an expression has a value.
     async fn eventually(&self, code: &str, expected: impl Into<Value>) {
         eventually(code, expected.into(), async || self.eval(code).await).await;
+    }
+
+    async fn go(&self, url: &str) {
+        self.ask("go", json!({"url": url})).await;
+    }
+
+    async fn close(self) {
+        self.ask("close", json!({})).await;
     }
 
     async fn press(&self, key: &str) {

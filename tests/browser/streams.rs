@@ -31,9 +31,10 @@ async fn a_page_has_ten_streams_over_http2() {
     )
     .await;
     let count = |what: &str| format!("streams.map((of) => of.{what})");
-    tab.eventually(&count("opened"), json!([true; 10])).await;
+    tab.eventually(&count("opened"), json!(vec![true; 10]))
+        .await;
     database.insert(3).await;
-    tab.eventually(&count("events"), json!([3; 10])).await;
+    tab.eventually(&count("events"), json!(vec![3; 10])).await;
     tab.eval("streams.forEach((of) => of.stream.close())").await;
     assert_eq!(tab.troubles().await, [""; 0]);
 }

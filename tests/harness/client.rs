@@ -250,17 +250,22 @@ pub(crate) async fn request_whole(
     address: SocketAddr,
     request: Request<Full<Bytes>>,
 ) -> (u16, HeaderMap, String) {
-    let response = send(address, request).await.unwrap();
+    try_request(address, request).await.unwrap()
+}
+
+/// The same, where nobody may answer.
+pub(crate) async fn try_request(
+    address: SocketAddr,
+    request: Request<Full<Bytes>>,
+) -> Result<(u16, HeaderMap, String), Box<dyn Error + Send + Sync>> {
+    let response = send(address, request).await?;
     let (parts, body) = response.into_parts();
-    let body = within("a whole answer", body.collect())
-        .await
-        .unwrap()
-        .to_bytes();
-    (
+    let body = within("a whole answer", body.collect()).await?.to_bytes();
+    Ok((
         parts.status.as_u16(),
         parts.headers,
-        String::from_utf8(body.to_vec()).unwrap(),
-    )
+        String::from_utf8(body.to_vec())?,
+    ))
 }
 
 async fn send(

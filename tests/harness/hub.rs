@@ -56,6 +56,8 @@ pub(crate) struct HubOptions {
     pub(crate) args: Vec<String>,
     /// The network namespace it is in, if not in ours.
     pub(crate) network: Option<String>,
+    /// What is in its environment.
+    pub(crate) env: Vec<(String, String)>,
     /// Whether to keep what it logs from the test's output.
     pub(crate) is_quiet: bool,
 }
@@ -66,6 +68,7 @@ impl Default for HubOptions {
             listen: "127.0.0.1:0".to_owned(),
             args: Vec::new(),
             network: None,
+            env: Vec::new(),
             is_quiet: false,
         }
     }
@@ -111,6 +114,7 @@ impl Hub {
         let mut child = command
             .args(["serve", "--listen", &options.listen, "--database-url", url])
             .args(&options.args)
+            .envs(options.env.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -7,7 +7,7 @@ mod ledger;
 mod proxy;
 mod tls;
 
-pub(crate) use client::{Client, Delivery, Lines, get, request_whole};
+pub(crate) use client::{Client, Delivery, Lines, get, request_whole, try_request};
 pub(crate) use database::{
     TestDatabase, connect, private_postgres, private_postgres_with, server_major,
 };

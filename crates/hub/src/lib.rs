@@ -35,7 +35,7 @@ mod topic;
 
 pub use cursor::{Ancestor, Cursor, Epoch, InvalidCursor};
 pub use event::{Event, Form, Frame, PARTS, Retain, Wire};
-pub use filter::{Filter, InvalidFilter, MAX_PATTERNS};
+pub use filter::{Filter, InvalidFilter, MAX_PATTERNS, NotGranted};
 pub use hub::{Coverage, Hub, Limits, NotOpen, Place, Rewind};
 pub use ring::{Piece, Ring};
 pub use subscription::{Next, Portion, Subscription};

@@ -179,12 +179,16 @@ impl Fleet {
 }
 
 /// Streams that nobody reads, for as long as they are held.
-pub(crate) async fn stalled(address: SocketAddr, count: u32) -> Result<Vec<TcpStream>> {
+pub(crate) async fn stalled(
+    address: SocketAddr,
+    topic: &str,
+    count: u32,
+) -> Result<Vec<TcpStream>> {
     let mut streams = Vec::new();
     for n in 0..count {
         let socket = TcpSocket::new_v4()?;
         socket.set_recv_buffer_size(STALLED_BUFFER)?;
-        streams.push(request(socket, n, address, None).await?);
+        streams.push(request(socket, n, address, topic, None).await?);
     }
     Ok(streams)
 }
@@ -193,13 +197,14 @@ async fn request(
     socket: TcpSocket,
     n: u32,
     address: SocketAddr,
+    topic: &str,
     cursor: Option<String>,
 ) -> io::Result<TcpStream> {
     let source = Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + 1 + n % SOURCES);
     socket.bind((source, 0).into())?;
     let mut stream = socket.connect(address).await?;
     let cursor = cursor.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
-    let request = format!("GET /v1/stream?topic=load HTTP/1.1\r\nHost: hub\r\n{cursor}\r\n");
+    let request = format!("GET /v1/stream?topic={topic} HTTP/1.1\r\nHost: hub\r\n{cursor}\r\n");
     stream.write_all(request.as_bytes()).await?;
     Ok(stream)
 }
@@ -250,7 +255,14 @@ async fn follow(
         _ => None,
     };
     let mut began = Some(Instant::now());
-    let mut stream = request(TcpSocket::new_v4()?, n, shared.address, reader.cursor()).await?;
+    let mut stream = request(
+        TcpSocket::new_v4()?,
+        n,
+        shared.address,
+        "load",
+        reader.cursor(),
+    )
+    .await?;
     loop {
         let read = future::poll_fn(|cx| {
             BUFFER.with_borrow_mut(|buffer| {

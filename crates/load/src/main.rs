@@ -8,10 +8,21 @@
 
 mod attach;
 mod copy;
+mod crowd;
+mod drive;
+mod fan_out;
 mod fleet;
+mod flood;
+mod floor;
 mod h2;
+mod lanes;
+mod memory;
+mod peer;
+mod process;
 mod publish;
+mod replay;
 mod report;
+mod side;
 mod slow;
 mod slow_flush;
 mod stage;
@@ -23,6 +34,7 @@ mod writers;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use report::Report;
 use std::path::Path;
 
 #[derive(Debug, Parser)]
@@ -50,11 +62,40 @@ enum Scenario {
     H2(h2::Options),
     /// Thousands of connections never finish what they began: what do clients notice
     Slow(slow::Options),
+    /// The same events to the same clients, by the hub and by others: processor time, latency
+    FanOut(fan_out::Options),
+    /// Thousands of clients wait: what does each cost in memory, beside others
+    Memory(memory::Options),
+    /// As many events as there can be: does the hub keep up
+    Flood(flood::Options),
+    /// Many lanes of one client each: what does an event cost that is for one of them
+    Lanes(lanes::Options),
+    /// A client has missed a million events: how fast does it get them
+    Replay(replay::Options),
+    /// Clients of one server, for other scenarios
+    #[command(hide = true)]
+    Crowd(crowd::Request),
+    /// The floor, for other scenarios
+    #[command(hide = true)]
+    Floor,
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let (name, report) = match Cli::parse().scenario {
+fn main() -> Result<()> {
+    let scenario = match Cli::parse().scenario {
+        Scenario::Crowd(request) => return crowd::process::run(&request),
+        Scenario::Floor => return floor::run(),
+        scenario => scenario,
+    };
+    let runtime = tokio::runtime::Runtime::new()?;
+    let (name, report) = runtime.block_on(measure(scenario))?;
+    print!("{report}");
+    let path = report.write(Path::new("target/load"), name)?;
+    println!("written to {}", path.display());
+    report.verdict()
+}
+
+async fn measure(scenario: Scenario) -> Result<(&'static str, Report)> {
+    Ok(match scenario {
         Scenario::Storm(options) => ("storm", storm::run(&options).await?),
         Scenario::Stalled(options) => ("stalled", stalled::run(&options).await?),
         Scenario::Writers(options) => ("writers", writers::run(&options).await?),
@@ -63,9 +104,11 @@ async fn main() -> Result<()> {
         Scenario::Publish(options) => ("publish", publish::run(&options).await?),
         Scenario::H2(options) => ("h2", h2::run(&options).await?),
         Scenario::Slow(options) => ("slow", slow::run(&options).await?),
-    };
-    print!("{report}");
-    let path = report.write(Path::new("target/load"), name)?;
-    println!("written to {}", path.display());
-    report.verdict()
+        Scenario::FanOut(options) => ("fan-out", fan_out::run(&options).await?),
+        Scenario::Memory(options) => ("memory", memory::run(&options).await?),
+        Scenario::Flood(options) => ("flood", flood::run(&options).await?),
+        Scenario::Lanes(options) => ("lanes", lanes::run(&options).await?),
+        Scenario::Replay(options) => ("replay", replay::run(&options).await?),
+        Scenario::Crowd(_) | Scenario::Floor => unreachable!("these are processes of others"),
+    })
 }

@@ -13,6 +13,7 @@ use std::{
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     sections: Vec<(String, Vec<(String, Value)>)>,
+    notes: Vec<String>,
     faults: Vec<String>,
 }
 
@@ -47,6 +48,26 @@ impl Report {
         self.add(&format!("{name}_max_ms"), ms(times.max()));
     }
 
+    /// The median of a figure's rounds; and the lowest and highest, if there are several.
+    pub(crate) fn add_spread(&mut self, name: &str, mut rounds: Vec<f64>) {
+        let middle = median(&mut rounds);
+        let value = match rounds[..] {
+            [lowest, .., highest] => {
+                let [median, min, max] = [middle, lowest, highest].map(rounded);
+                json!({"median": median, "min": min, "max": max})
+            }
+            _ => rounded(middle).into(),
+        };
+        self.add(name, value);
+    }
+
+    /// Something that a reader of the figures should know.
+    pub(crate) fn note(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        println!("  {what}");
+        self.notes.push(what);
+    }
+
     /// Something that must hold. If it does not, the run has failed, but goes on.
     pub(crate) fn expect(&mut self, holds: bool, what: impl Into<String>) {
         if !holds {
@@ -62,6 +83,7 @@ impl Report {
         let all = json!({
             "scenario": name,
             "sections": sections.collect::<Vec<_>>(),
+            "notes": self.notes,
             "faults": self.faults,
         });
         let path = folder.join(format!("{name}.json"));
@@ -86,11 +108,28 @@ impl fmt::Display for Report {
         for (name, figures) in &self.sections {
             writeln!(f, "\n{name}")?;
             for (name, value) in figures {
-                writeln!(f, "  {name:<32} {:>14}", value.to_string())?;
+                let text = match value {
+                    // A spread.
+                    Value::Object(of) => {
+                        format!("{} ({} to {})", of["median"], of["min"], of["max"])
+                    }
+                    value => value.to_string(),
+                };
+                writeln!(f, "  {name:<36} {text:>14}")?;
             }
         }
         writeln!(f)
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+pub(crate) fn float(number: u64) -> f64 {
+    number as f64
+}
+
+/// With three digits after the point.
+pub(crate) fn rounded(number: f64) -> f64 {
+    (number * 1000.0).round() / 1000.0
 }
 
 /// With one digit after the point.

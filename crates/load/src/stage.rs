@@ -7,13 +7,8 @@ use nix::{
     unistd::{Pid, SysconfVar, sysconf},
 };
 use std::{
-    env,
-    fs::{self, Permissions},
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
-    process::Stdio,
-    time::Duration,
+    env, fs::Permissions, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf,
+    process::Stdio, time::Duration,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -23,7 +18,7 @@ use tokio::{
     time,
 };
 
-use crate::slow_flush;
+use crate::{process, slow_flush};
 
 /// Longest wait for the program to start.
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -133,24 +128,18 @@ impl Stage {
         Ok(said)
     }
 
-    /// What the server's processes have used together.
+    /// What the server's processes have used together, those that have ended too.
     pub(crate) fn processor(&self) -> Result<Duration> {
         let postmaster = i32::try_from(self.postgres.pid())?;
-        let mut all = processor(postmaster, true)?;
-        for entry in fs::read_dir("/proc")?.flatten() {
-            let Some(pid) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            else {
-                continue;
-            };
-            // It may end meanwhile; then its time is its parent's.
-            if fields(pid).is_ok_and(|fields| fields.get(1) == Some(&i64::from(postmaster))) {
-                all += processor(pid, false).unwrap_or_default();
-            }
-        }
-        Ok(all)
+        let fields = process::fields(postmaster)?;
+        let ticks: i64 = fields
+            .get(13..15)
+            .context("it has so many fields")?
+            .iter()
+            .sum();
+        let per_second = sysconf(SysconfVar::CLK_TCK)?.context("there are clock ticks")?;
+        let ended = Duration::from_secs(ticks.unsigned_abs()) / u32::try_from(per_second)?;
+        Ok(ended + process::family_processor(postmaster)?)
     }
 
     pub(crate) async fn tear_down(self) -> Result<()> {
@@ -162,18 +151,12 @@ impl Stage {
 
 impl Hub {
     pub(crate) fn usage(&self) -> Result<Usage> {
-        let pid = self.pid()?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let kib = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let line = line.with_context(|| format!("no {name} of the hub"))?;
-            let number = line.trim().trim_end_matches(" kB").parse::<u64>();
-            number.context("a number")
-        };
+        let pid = self.pid()?.as_raw();
+        let status = format!("/proc/{pid}/status");
         Ok(Usage {
-            processor: processor(pid.as_raw(), false)?,
-            resident_kib: kib("VmRSS:")?,
-            peak_kib: kib("VmHWM:")?,
+            processor: process::processor(pid)?,
+            resident_kib: process::kib(&status, "VmRSS:")?,
+            peak_kib: process::kib(&status, "VmHWM:")?,
         })
     }
 
@@ -220,7 +203,7 @@ impl Hub {
         Ok(())
     }
 
-    fn pid(&self) -> Result<Pid> {
+    pub(crate) fn pid(&self) -> Result<Pid> {
         let pid = self.child.id().context("the hub has ended")?;
         Ok(Pid::from_raw(pid.try_into()?))
     }
@@ -229,30 +212,4 @@ impl Hub {
 /// The program that lies beside this one.
 fn program() -> Result<PathBuf> {
     Ok(env::current_exe()?.with_file_name("bellwether"))
-}
-
-/// Processor time so far; with that of its children who have ended, or without.
-fn processor(pid: i32, with_ended: bool) -> Result<Duration> {
-    let fields = fields(pid)?;
-    let used = if with_ended { 11..15 } else { 11..13 };
-    let ticks: i64 = fields
-        .get(used)
-        .context("it has so many fields")?
-        .iter()
-        .sum();
-    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("there are clock ticks")?;
-    Ok(Duration::from_secs(ticks.unsigned_abs()) / u32::try_from(per_second)?)
-}
-
-/// The fields of `/proc/PID/stat` from the third on, as numbers; those that are none are 0.
-fn fields(pid: i32) -> Result<Vec<i64>> {
-    let path = PathBuf::from(format!("/proc/{pid}/stat"));
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    // The second is a name in parentheses, in which anything may stand.
-    let (_, rest) = text.rsplit_once(") ").context("a name in parentheses")?;
-    Ok(rest
-        .split_whitespace()
-        .map(|field| field.parse().unwrap_or(0))
-        .collect())
 }

@@ -50,7 +50,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
     for round in 1..=options.rounds {
         for (half, stalled) in halves.iter_mut().zip([0, options.stalled]) {
             report.section(format!("round {round}, with {stalled} that read nothing"));
-            let quiet = fleet::stalled(hub.address, stalled).await?;
+            let quiet = fleet::stalled(hub.address, "load", stalled).await?;
             fleet.take_tally()?;
             let (before, postgres) = (hub.usage()?, stage.processor()?);
             let inserted =

@@ -23,8 +23,7 @@ use crate::{
     proxy, routes,
     socket::Socket,
     stall::StallExecutor,
-    stream,
-    streams::{self, Transport},
+    stream, streams,
 };
 
 /// How often an HTTP/2 peer is asked whether it is still there.
@@ -158,28 +157,33 @@ impl Door {
     async fn begin<S: Connection>(self: &Arc<Self>, mut stream: S, peer: IpAddr) -> io::Result<()> {
         let begin = direct::begin(&mut stream, &self.app.edge.limits);
         match self.in_time(begin).await? {
-            Beginning::Stream(query, headers) => {
-                let client = self.app.edge.proxies.client(peer, &headers).into();
-                drop(headers);
-                let response = stream::open(&self.app, query, client, Transport::Direct).await;
-                let direct = Direct::new(stream, response);
-                self.connections.spawn(direct.expect("it is a stream"));
+            Beginning::Stream(plain, read) => {
+                match stream::open_plain(&self.app, *plain, peer).await {
+                    Ok(response) => {
+                        let direct = Direct::new(stream, response);
+                        self.connections.spawn(direct.expect("it is a stream"));
+                    }
+                    // Which is hyper's to write.
+                    Err(_refusal) => self.hand_to_hyper(Reread::new(read, stream), peer, false),
+                }
             }
-            Beginning::Http1(read) => {
-                let by_hyper =
-                    Arc::clone(self).hand_to_hyper(Reread::new(read, stream), peer, false);
-                self.connections.spawn(by_hyper);
-            }
-            Beginning::Http2(read) => {
-                let by_hyper =
-                    Arc::clone(self).hand_to_hyper(Reread::new(read, stream), peer, true);
-                self.connections.spawn(by_hyper);
-            }
+            Beginning::Http1(read) => self.hand_to_hyper(Reread::new(read, stream), peer, false),
+            Beginning::Http2(read) => self.hand_to_hyper(Reread::new(read, stream), peer, true),
         }
         Ok(())
     }
 
-    async fn hand_to_hyper(self: Arc<Self>, stream: impl Connection, peer: IpAddr, is_http2: bool) {
+    fn hand_to_hyper(self: &Arc<Self>, stream: impl Connection, peer: IpAddr, is_http2: bool) {
+        let by_hyper = Arc::clone(self).serve_by_hyper(stream, peer, is_http2);
+        self.connections.spawn(by_hyper);
+    }
+
+    async fn serve_by_hyper(
+        self: Arc<Self>,
+        stream: impl Connection,
+        peer: IpAddr,
+        is_http2: bool,
+    ) {
         let service = service_fn(|request: Request<Incoming>| {
             let app = Arc::clone(&self.app);
             async move { Ok::<_, Infallible>(routes::answer(app, request, peer).await) }

@@ -8,9 +8,9 @@ use std::{
     fmt,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep};
 
 use crate::{
     App, Settings, control,
@@ -24,7 +24,7 @@ use crate::{
 ///
 /// Says what its opening says, then hands on what its subscription brings, with a heartbeat
 /// now and then, and only as fast as the client takes it. When the hub closes it ends, after
-/// telling the client when to come back.
+/// telling the client when to come back; and so it does when the client's token expires.
 pub struct EventBody {
     /// Goes out before anything else.
     opening: Option<Bytes>,
@@ -40,21 +40,32 @@ type Said = (Bytes, Option<(Source, u32)>);
 struct Live {
     reader: Reader,
     heartbeat: Interval,
+    /// Until the client may read no longer, if that is known.
+    expiry: Option<Pin<Box<Sleep>>>,
     settings: Settings,
     /// Free again when the stream ends.
     _seat: Seat,
 }
 
+/// How a stream ends.
+enum End {
+    /// There is no more to be had here now.
+    Closed,
+    /// The client's token does not count any more.
+    Expired,
+}
+
 // === impl EventBody ===
 
 impl EventBody {
-    /// A stream that begins with this opening.
+    /// A stream that begins with this opening, for a client that may read until it expires.
     pub(crate) fn new(
         app: &App,
         subscription: Subscription,
         opening: Bytes,
         seat: Seat,
         transport: Transport,
+        expires: Option<SystemTime>,
     ) -> Self {
         let settings = app.settings;
         let mut heartbeat = interval_at(Instant::now() + settings.heartbeat, settings.heartbeat);
@@ -62,6 +73,7 @@ impl EventBody {
         let live = Live {
             reader: Reader::new(subscription, app.pages.clone()),
             heartbeat,
+            expiry: expires.map(|at| Box::pin(sleep(until(at)))),
             settings,
             _seat: seat,
         };
@@ -96,8 +108,8 @@ impl EventBody {
                 return Poll::Ready(None);
             };
             match ready!(live.poll_next(cx)) {
-                Some(next) => next,
-                None => (self.end(), None),
+                Ok(next) => next,
+                Err(end) => (self.end(&end), None),
             }
         };
         if let Some(tally) = &self.tally {
@@ -107,15 +119,22 @@ impl EventBody {
     }
 
     /// Ends the stream. What is said last.
-    fn end(&mut self) -> Bytes {
+    fn end(&mut self, end: &End) -> Bytes {
         let Some(live) = self.live.take() else {
             return Bytes::new();
         };
         if let Some(tally) = &mut self.tally {
-            tally.close(live.reader.closed());
+            tally.close(match end {
+                End::Closed => live.reader.closed(),
+                End::Expired => Closed::Expired,
+            });
         }
         let form = live.reader.subscription().filter().form();
-        control::retry(live.settings.retry_later(), form)
+        match end {
+            End::Closed => control::retry(live.settings.retry_later(), form),
+            // Each has a time of its own, so they need not be kept apart.
+            End::Expired => control::expired(live.settings.retry(), form),
+        }
     }
 }
 
@@ -146,25 +165,36 @@ impl fmt::Debug for EventBody {
 // === impl Live ===
 
 impl Live {
-    /// The next bytes, with the events that are in them; `None` when the stream is to end.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Said>> {
+    /// The next bytes, with the events that are in them, or how the stream is to end.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Said, End>> {
         loop {
+            // First, so that nothing is sent to whom it is not for any more.
+            if let Some(expiry) = &mut self.expiry
+                && expiry.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(Err(End::Expired));
+            }
             match self.reader.poll(cx) {
                 // Nothing of this piece was for this client.
                 Poll::Ready(Some(next)) if next.bytes.is_empty() => {}
                 Poll::Ready(next) => {
                     let said = |next: Portion| (next.bytes, Some((next.source, next.events)));
-                    return Poll::Ready(next.map(said));
+                    return Poll::Ready(next.map(said).ok_or(End::Closed));
                 }
                 // The heartbeat comes last, so that its id is never ahead of an event.
                 Poll::Pending if self.heartbeat.poll_tick(cx).is_ready() => {
                     let subscription = self.reader.subscription();
                     let form = subscription.filter().form();
                     let heartbeat = control::heartbeat(subscription.cursor(), form);
-                    return Poll::Ready(Some((heartbeat, None)));
+                    return Poll::Ready(Ok((heartbeat, None)));
                 }
                 Poll::Pending => return Poll::Pending,
             }
         }
     }
+}
+
+/// The time from now, nothing if it is over.
+fn until(at: SystemTime) -> Duration {
+    at.duration_since(SystemTime::now()).unwrap_or_default()
 }

@@ -38,12 +38,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection for S {}
 
 /// What a connection begins with.
 pub(crate) enum Beginning {
-    /// A request for this stream, with these headers, and nothing after it yet.
-    Stream(StreamQuery, HeaderMap),
+    /// A plain request for a stream, and nothing after it yet; and the bytes of it.
+    Stream(Box<Plain>, Bytes),
     /// HTTP/2. These bytes of it have been read.
     Http2(Bytes),
     /// Anything else, likewise.
     Http1(Bytes),
+}
+
+/// A plain request for a stream.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+    pub(crate) query: StreamQuery,
 }
 
 /// Reads a connection's beginning, up to the end of the head if it is one for us.
@@ -68,7 +76,7 @@ pub(crate) async fn begin(
         if !is_preface && head[parsed..].contains(&b'\n') {
             parsed = head.len();
             match parse(&head, limits.patterns) {
-                Head::Plain(query, headers) => return Ok(Beginning::Stream(query, headers)),
+                Head::Plain(plain) => return Ok(Beginning::Stream(plain, head.freeze())),
                 Head::Unusual => return Ok(Beginning::Http1(head.freeze())),
                 Head::Incomplete => {}
             }
@@ -87,7 +95,7 @@ fn is_ours(head: &[u8]) -> bool {
 #[derive(Debug)]
 enum Head {
     Incomplete,
-    Plain(StreamQuery, HeaderMap),
+    Plain(Box<Plain>),
     /// Hyper's business.
     Unusual,
 }
@@ -101,10 +109,8 @@ fn parse(head: &[u8], max_patterns: usize) -> Head {
         Err(_) => return Head::Unusual,
     };
     let is_plain = request.version == Some(1) && len == head.len() && has_host(request.headers);
-    let query = is_plain.then(|| query(&request, max_patterns)).flatten();
-    query.map_or(Head::Unusual, |(query, headers)| {
-        Head::Plain(query, headers)
-    })
+    let plain = is_plain.then(|| plain(&request, max_patterns)).flatten();
+    plain.map_or(Head::Unusual, |plain| Head::Plain(Box::new(plain)))
 }
 
 /// HTTP/1.1 demands one.
@@ -114,10 +120,7 @@ fn has_host(headers: &[httparse::Header<'_>]) -> bool {
         .any(|header| header.name.eq_ignore_ascii_case("host"))
 }
 
-fn query(
-    request: &httparse::Request<'_, '_>,
-    max_patterns: usize,
-) -> Option<(StreamQuery, HeaderMap)> {
+fn plain(request: &httparse::Request<'_, '_>, max_patterns: usize) -> Option<Plain> {
     const UNUSUAL: [&str; 5] = [
         "content-length",
         "transfer-encoding",
@@ -137,7 +140,11 @@ fn query(
     }
     // A refusal is hyper's to write.
     let query = StreamQuery::parse(&uri, &headers).ok()?;
-    Some((query.up_to(max_patterns).ok()?, headers))
+    Some(Plain {
+        query: query.up_to(max_patterns).ok()?,
+        uri,
+        headers,
+    })
 }
 
 /// A stream on its way: ends when the body does, the client leaves, or the connection gives up.

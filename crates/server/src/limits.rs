@@ -1,5 +1,6 @@
 //! How much clients may take: connections, streams, and events to publish.
 
+use auth::Identity;
 use governor::{DefaultKeyedRateLimiter, Quota};
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -76,8 +77,15 @@ pub(crate) enum Client {
     /// household has that many.
     Address(IpAddr),
     /// Somebody who has a name, wherever.
-    #[allow(dead_code, reason = "for those who have proved who they are")]
     Subject(Arc<str>),
+}
+
+impl Client {
+    /// By the name that a token gives, or else by the address.
+    pub(crate) fn new(identity: &Identity, address: IpAddr) -> Self {
+        let subject = identity.subject.as_ref();
+        subject.map_or_else(|| address.into(), |name| Self::Subject(Arc::clone(name)))
+    }
 }
 
 impl From<IpAddr> for Client {

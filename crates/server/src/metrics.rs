@@ -18,7 +18,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{Edge, Pages, stream::NotNow, streams::Streams};
+use crate::{Edge, Pages, recent::Recent, stream::NotNow, streams::Streams};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -32,6 +32,7 @@ const PUBLISH_STATUSES: [&str; 10] = [
 pub struct Metrics {
     registry: Registry,
     hub: Arc<Hub>,
+    recent: Recent,
     pg: pg::Metrics,
     pub(crate) streams: Arc<Streams>,
     turned_away: Family<Label, Counter>,
@@ -83,6 +84,7 @@ impl Metrics {
         Self {
             registry,
             hub: Arc::clone(hub),
+            recent: Recent::default(),
             pg: pg.clone(),
             streams,
             turned_away,
@@ -91,8 +93,9 @@ impl Metrics {
         }
     }
 
-    /// Events were published, the newest of which was inserted at this time.
-    pub(crate) fn published(&self, inserted: SystemTime) {
+    /// So many events were published, the newest of which was inserted at this time.
+    pub(crate) fn published(&self, events: usize, inserted: SystemTime) {
+        self.recent.add(events);
         self.lag.set(age(inserted));
     }
 
@@ -120,6 +123,7 @@ impl Metrics {
             "read": self.pg.read.get(),
             "numbered": self.pg.numbered.get(),
             "rings": self.pg.rings.get(),
+            "recent": self.recent.to_json(),
         })
     }
 

@@ -1,5 +1,6 @@
 //! `POST /v1/events`: publishes one event or several.
 
+use auth::Identity;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -69,30 +70,34 @@ pub(crate) enum InvalidPublication {
 /// Publishes what a request says, and answers once it is durable.
 pub(crate) async fn publish(
     app: &App,
-    request: Request<Incoming>,
+    identity: &Identity,
     client: &Client,
-) -> Response<Body> {
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    let too_fast = |wait| Refusal::TooFast { wait };
     // Before anything is read: a flood is to cost next to nothing.
-    if let Err(wait) = app.edge.admit_events(client, 1) {
-        return Refusal::TooFast { wait }.into();
+    app.edge.admit_events(client, 1).map_err(too_fast)?;
+    let read = read(request, &app.edge).await;
+    let mut publication = read.map_err(Refusal::BadPublication)?;
+    let mut topics = publication.events.iter().map(|event| &event.topic);
+    if let Some(topic) = topics.find(|topic| !identity.grants.may_publish(topic)) {
+        return Err(Refusal::MayNotPublish(topic.clone()));
     }
-    let publication = match read(request, &app.edge).await {
-        Ok(publication) => publication,
-        Err(why) => return Refusal::BadPublication(why).into(),
-    };
-    if let Err(wait) = app.edge.admit_events(client, publication.events.len() - 1) {
-        return Refusal::TooFast { wait }.into();
-    }
+    let more = publication.events.len() - 1;
+    app.edge.admit_events(client, more).map_err(too_fast)?;
+    // Nobody can take a key away from somebody else.
+    let key = publication.idempotency_key;
+    publication.idempotency_key = key.map(|key| identity.own_name(&key));
     match app.publisher.publish(publication).await {
         Ok(Published::At(places)) => {
             let ids: Vec<_> = places.iter().map(ToString::to_string).collect();
-            response::json(StatusCode::CREATED, &json!({"ids": ids}))
+            Ok(response::json(StatusCode::CREATED, &json!({"ids": ids})))
         }
-        Ok(Published::Unplaced) => response::json(StatusCode::ACCEPTED, &json!({"ids": null})),
-        Ok(Published::KeyInUse) => Refusal::IdempotencyConflict.into(),
+        Ok(Published::Unplaced) => Ok(response::json(StatusCode::ACCEPTED, &json!({"ids": null}))),
+        Ok(Published::KeyInUse) => Err(Refusal::IdempotencyConflict),
         Err(error) => {
             tracing::warn!(error = %pg::chain(&*error), "cannot publish");
-            Refusal::NoDatabase.into()
+            Err(Refusal::NoDatabase)
         }
     }
 }
@@ -175,7 +180,7 @@ impl NewEvent {
         if self.event.contains(|c: char| c.is_ascii_control()) {
             return Err("its name has a control character".to_owned());
         }
-        if matches!(self.event.as_str(), "heartbeat" | "gap") {
+        if matches!(self.event.as_str(), "heartbeat" | "gap" | "expired") {
             return Err(format!(
                 "{:?} is a name that the hub itself uses",
                 self.event

@@ -1,12 +1,13 @@
 //! Responses that are not streams, and what status an error has.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::{Either, Full};
+use hub::{NotGranted, Topic};
 use serde_json::json;
 use std::time::Duration;
 
-use crate::{EventBody, publish::InvalidPublication, query::InvalidQuery};
+use crate::{EventBody, gate::Unauthorized, publish::InvalidPublication, query::InvalidQuery};
 
 /// The body of any response: a stream, or a whole text.
 pub(crate) type Body = Either<EventBody, Full<Bytes>>;
@@ -28,6 +29,20 @@ pub(crate) enum Refusal {
     TooFast { wait: Duration },
     /// The database does not answer.
     NoDatabase,
+    /// Nobody is let in like that.
+    Unauthorized(Unauthorized),
+    /// It has several tokens that differ.
+    SeveralTokens,
+    /// It came with a cookie, from a page of another origin; or that asks what it may do.
+    Origin,
+    /// It asks for topics that are not granted.
+    NotGranted(NotGranted),
+    /// It publishes on a topic that is not granted.
+    MayNotPublish(Topic),
+    /// It asks about the hub itself, and that is not granted.
+    MayNotLook,
+    /// The keys that tokens are verified with could not be had yet.
+    NoKeys,
 }
 
 impl Refusal {
@@ -66,7 +81,58 @@ impl Refusal {
                  something was to be published"
                     .to_owned(),
             ),
+            Self::Unauthorized(why) => (StatusCode::UNAUTHORIZED, why.code(), why.to_string()),
+            Self::SeveralTokens => (
+                StatusCode::BAD_REQUEST,
+                "several_tokens",
+                "there are several tokens that differ, in `Authorization`, the cookie or \
+                 `token=`: send one"
+                    .to_owned(),
+            ),
+            Self::Origin => (
+                StatusCode::FORBIDDEN,
+                "origin",
+                "pages of this origin may not ask here: the hub's flag --allow-origin lists those \
+                 that may"
+                    .to_owned(),
+            ),
+            Self::NotGranted(why @ NotGranted::Pattern(_)) => {
+                (StatusCode::FORBIDDEN, "not_granted", why.to_string())
+            }
+            Self::NotGranted(why @ NotGranted::TooMany) => {
+                (StatusCode::BAD_REQUEST, "bad_query", why.to_string())
+            }
+            Self::MayNotPublish(topic) => (
+                StatusCode::FORBIDDEN,
+                "not_granted",
+                format!(
+                    "to publish on {:?} is not granted. Nothing was published",
+                    topic.as_str()
+                ),
+            ),
+            Self::MayNotLook => (
+                StatusCode::FORBIDDEN,
+                "not_granted",
+                "the token's claim `bellwether` must have `\"metrics\": true` for this".to_owned(),
+            ),
+            Self::NoKeys => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no_keys",
+                auth::Rejected::NoKeys.to_string(),
+            ),
         }
+    }
+
+    /// What the client is told in a header, beside the text.
+    fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+        let text = HeaderValue::from_static;
+        Some(match self {
+            Self::MethodNotAllowed { allowed } => (header::ALLOW, text(allowed)),
+            Self::TooFast { wait } => (header::RETRY_AFTER, seconds(*wait).into()),
+            Self::NoDatabase | Self::NoKeys => (header::RETRY_AFTER, text("1")),
+            Self::Unauthorized(why) => (header::WWW_AUTHENTICATE, text(why.challenge())),
+            _ => return None,
+        })
     }
 }
 
@@ -77,18 +143,8 @@ impl From<Refusal> for Response<Body> {
             status,
             &json!({"error": {"code": code, "message": message}}),
         );
-        if let Refusal::MethodNotAllowed { allowed } = refusal {
-            let allowed = HeaderValue::from_static(allowed);
-            response.headers_mut().insert(header::ALLOW, allowed);
-        }
-        let retry_after = match refusal {
-            Refusal::NoDatabase => Some(1),
-            Refusal::TooFast { wait } => Some(seconds(wait)),
-            _ => None,
-        };
-        if let Some(seconds) = retry_after {
-            let seconds = HeaderValue::from(seconds);
-            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        if let Some((name, value)) = refusal.header() {
+            response.headers_mut().insert(name, value);
         }
         response
     }

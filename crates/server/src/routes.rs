@@ -6,8 +6,8 @@ use serde_json::json;
 use std::{net::IpAddr, sync::Arc};
 
 use crate::{
-    App, events, files,
-    limits::Limit,
+    App, events, files, gate,
+    limits::{Client, Limit},
     publish,
     query::{EventsQuery, InvalidQuery, StreamQuery},
     response::{self, Body, Refusal},
@@ -40,6 +40,28 @@ pub(crate) async fn answer(
     request: Request<Incoming>,
     peer: IpAddr,
 ) -> Response<Body> {
+    // Files are for everybody, and say themselves who may read them.
+    let is_ours = request.uri().path().starts_with("/v1/");
+    let is_publication = is_ours && request.method() == Method::POST;
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let answered = route(&app, request, peer).await;
+    let mut response = answered.unwrap_or_else(Into::into);
+    if is_publication {
+        app.metrics.publish_answered(response.status());
+    }
+    if is_ours {
+        app.gate
+            .origins()
+            .dress(origin.as_ref(), response.headers_mut());
+    }
+    response
+}
+
+async fn route(
+    app: &App,
+    request: Request<Incoming>,
+    peer: IpAddr,
+) -> Result<Response<Body>, Refusal> {
     let path = request.uri().path();
     let (allowed, file) = match path {
         "/v1/stream" => ("GET", None),
@@ -50,58 +72,82 @@ pub(crate) async fn answer(
         _ => match files::find(path) {
             Some(file) => ("GET, HEAD", Some(file)),
             None => {
-                return Refusal::NotFound {
+                return Err(Refusal::NotFound {
                     path: path.to_owned(),
-                }
-                .into();
+                });
             }
         },
     };
-    let method = request.method();
+    let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+    if path.starts_with("/v1/")
+        && let Some(answer) = app.gate.origins().preflight(method, headers, allowed)
+    {
+        return answer;
+    }
     if !allowed.split(", ").any(|name| method == name) {
-        return Refusal::MethodNotAllowed { allowed }.into();
+        return Err(Refusal::MethodNotAllowed { allowed });
     }
     if let Some(file) = file {
-        return file.answer(request.headers());
+        return Ok(file.answer(headers));
     }
+    // What says nothing of the events, and is asked by who has no token.
+    match path {
+        "/healthz" => return Ok(response::json(StatusCode::OK, &json!({"alive": true}))),
+        "/readyz" => return Ok(ready(app)),
+        "/" => {
+            let content_type = "text/plain; charset=utf-8";
+            return Ok(response::text(
+                StatusCode::OK,
+                content_type,
+                INDEX.to_owned(),
+            ));
+        }
+        _ => {}
+    }
+    let admitted = app.gate.admit(method, uri, headers).await;
     match path {
         "/v1/stream" => {
             // All that is needed of the request is taken out of it here, and it is dropped:
             // hyper would keep the buffer that it was read into.
-            let query = StreamQuery::parse(request.uri(), request.headers());
-            let query = query.and_then(|query| query.up_to(app.edge.limits.patterns));
-            let client = app.edge.proxies.client(peer, request.headers()).into();
-            let transport = Transport::of(request.version());
-            drop(request);
-            match query {
-                Ok(query) => stream::open(&app, query, client, transport).await,
-                Err(why) => {
+            let query = StreamQuery::parse(uri, headers)
+                .and_then(|query| query.up_to(app.edge.limits.patterns))
+                .map_err(|why| {
                     if let InvalidQuery::Patterns(_) = why {
                         app.edge.refusals.count(Limit::Patterns);
                     }
-                    Refusal::BadQuery(why).into()
+                    Refusal::BadQuery(why)
+                })?;
+            let address = app.edge.proxies.client(peer, headers);
+            let transport = Transport::of(request.version());
+            drop(request);
+            match admitted {
+                // Not for good, which any other answer would be to a browser.
+                Err(Refusal::NoKeys) => Ok(stream::later(app, query.filter.form())),
+                admitted => {
+                    let identity = admitted?;
+                    let client = Client::new(&identity, address);
+                    Ok(stream::open(app, query.for_(&identity)?, client, transport).await)
                 }
             }
         }
-        "/v1/events" if request.method() == Method::POST => {
-            let client = app.edge.proxies.client(peer, request.headers()).into();
-            let response = publish::publish(&app, request, &client).await;
-            app.metrics.publish_answered(response.status());
-            response
+        "/v1/events" if method == Method::POST => {
+            let identity = admitted?;
+            let client = Client::new(&identity, app.edge.proxies.client(peer, headers));
+            publish::publish(app, &identity, &client, request).await
         }
-        "/v1/events" => match EventsQuery::parse(request.uri()) {
-            Ok(query) => events::page(&app, query).await,
-            Err(why) => Refusal::BadQuery(why).into(),
-        },
-        "/v1/status" => status(&app),
-        "/healthz" => response::json(StatusCode::OK, &json!({"alive": true})),
-        "/readyz" => ready(&app),
-        "/metrics" => metrics(&app),
-        _ => response::text(
-            StatusCode::OK,
-            "text/plain; charset=utf-8",
-            INDEX.to_owned(),
-        ),
+        "/v1/events" => {
+            let identity = admitted?;
+            let query = EventsQuery::parse(uri).map_err(Refusal::BadQuery)?;
+            events::page(app, query.for_(&identity)?).await
+        }
+        "/v1/status" => {
+            gate::may_look(&admitted?)?;
+            Ok(status(app))
+        }
+        _ => {
+            gate::may_look(&admitted?)?;
+            Ok(metrics(app))
+        }
     }
 }
 

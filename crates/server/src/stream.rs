@@ -1,19 +1,20 @@
 //! From a request to a stream: where the client is to start, and what it is told first.
 
 use bytes::BytesMut;
-use http::{HeaderValue, Response, header};
+use http::{HeaderValue, Method, Response, header};
 use http_body_util::Either;
-use hub::{Cursor, Filter, NotOpen, Place, Rewind, Subscription};
-use std::{fmt, time::Duration};
+use hub::{Cursor, Filter, Form, NotOpen, Place, Rewind, Subscription};
+use std::{fmt, net::IpAddr, time::Duration};
 use tokio::time::{self, Instant};
 
 use crate::{
     App, EventBody,
     control::{self, Gap},
+    direct::Plain,
     frame::{self, LINES},
     limits::{Client, Seat},
     query::{Start, StreamQuery},
-    response::Body,
+    response::{Body, Refusal},
     streams::Transport,
 };
 
@@ -34,6 +35,26 @@ pub(crate) enum NotNow {
     Database(pg::Error),
 }
 
+/// Opens a stream that goes the short way, if who asks may have it.
+pub(crate) async fn open_plain(
+    app: &App,
+    plain: Plain,
+    peer: IpAddr,
+) -> Result<Response<Body>, Refusal> {
+    let Plain {
+        uri,
+        headers,
+        query,
+    } = plain;
+    let identity = app.gate.admit(&Method::GET, &uri, &headers).await?;
+    let client = Client::new(&identity, app.edge.proxies.client(peer, &headers));
+    let query = query.for_(&identity)?;
+    let mut response = open(app, query, client, Transport::Direct).await;
+    let origin = headers.get(header::ORIGIN);
+    app.gate.origins().dress(origin, response.headers_mut());
+    Ok(response)
+}
+
 /// Opens a stream. Always status 200: a browser's `EventSource` gives up for ever on any
 /// other, so who is to come back later is told so in the stream.
 pub(crate) async fn open(
@@ -42,7 +63,7 @@ pub(crate) async fn open(
     client: Client,
     transport: Transport,
 ) -> Response<Body> {
-    let form = query.filter.form();
+    let (form, expires) = (query.filter.form(), query.expires);
     let is_new = !matches!(query.start, Start::After(_));
     let body = match subscribe(app, query.filter, query.start, client).await {
         Ok((subscription, gap, seat)) => {
@@ -62,7 +83,14 @@ pub(crate) async fn open(
             // event, because many clients take no id from a block without data; and also after
             // a gap, of which this client then knows.
             opening.extend_from_slice(&control::heartbeat(subscription.cursor(), form));
-            EventBody::new(app, subscription, opening.freeze(), seat, transport)
+            EventBody::new(
+                app,
+                subscription,
+                opening.freeze(),
+                seat,
+                transport,
+                expires,
+            )
         }
         Err(why) => {
             tracing::debug!(%why, "no stream for now");
@@ -74,6 +102,15 @@ pub(crate) async fn open(
             EventBody::farewell(retry, form)
         }
     };
+    respond(body, form)
+}
+
+/// A stream that only says when to come back.
+pub(crate) fn later(app: &App, form: Form) -> Response<Body> {
+    respond(EventBody::farewell(app.settings.retry_later(), form), form)
+}
+
+fn respond(body: EventBody, form: Form) -> Response<Body> {
     let mut response = Response::new(Either::Left(body));
     let headers = response.headers_mut();
     let content_type = match form {

@@ -85,6 +85,8 @@ pub(crate) enum Closed {
     Epoch,
     /// History could not be read.
     History,
+    /// The client's token had expired.
+    Expired,
 }
 
 /// One stream, from its opening to its end.
@@ -210,12 +212,13 @@ impl Source {
 }
 
 impl Closed {
-    const ALL: [(Self, &str); 5] = [
+    const ALL: [(Self, &str); 6] = [
         (Self::Left, "left"),
         (Self::Stalled, "stalled"),
         (Self::Shutdown, "shutdown"),
         (Self::Epoch, "epoch"),
         (Self::History, "history"),
+        (Self::Expired, "expired"),
     ];
 }
 

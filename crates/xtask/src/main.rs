@@ -23,6 +23,11 @@ usage: cargo xtask <verb>
   torture [SECONDS] [SEED]
           writers, clients and hubs under faults, 600 s by default
   docs    write into the documentation what the program says of itself: metrics, flags
+  soak [SECONDS]
+          the pages, left running at 200 events/s, half an hour by default: what they hold
+  pixels  from INSERT to pixels, in Chromium
+  pictures
+          the pictures in docs/, of the demos' pages
   clients install others' clients for the tests; test does so by itself
   load SCENARIO [OPTIONS]
           the real program under load: storm, stalled, writers, copy, attach, publish, h2, slow
@@ -42,6 +47,9 @@ fn main() -> ExitCode {
         "ci" => check().and_then(|()| test()),
         "matrix" => matrix::run(&env::args().skip(2).collect::<Vec<_>>()),
         "torture" => torture(),
+        "soak" => soak(),
+        "pixels" => ignored("browser::pixels"),
+        "pictures" => ignored("browser::pictures"),
         "load" => load(),
         "docs" => docs(),
         "bench" => cargo(&["bench"]),
@@ -90,6 +98,35 @@ fn torture() -> Result<(), String> {
         ]
         .concat(),
     )
+}
+
+fn soak() -> Result<(), String> {
+    clients::install()?;
+    let seconds = env::args().nth(2).unwrap_or_else(|| "1800".to_owned());
+    let only = ["browser::soak", "--nocapture"];
+    cargo_with(
+        &[("BELLWETHER_SOAK_SECONDS", seconds)],
+        &[
+            &["test", "--release", "--test", "end_to_end", "--"][..],
+            &only,
+        ]
+        .concat(),
+    )
+}
+
+/// What stands among the tests because it needs what they need, but is none.
+fn ignored(name: &str) -> Result<(), String> {
+    clients::install()?;
+    cargo(&[
+        "test",
+        "--release",
+        "--test",
+        "end_to_end",
+        "--",
+        "--ignored",
+        "--nocapture",
+        name,
+    ])
 }
 
 /// The program and the harness in release; the harness finds the program beside itself.
