@@ -206,7 +206,8 @@ async fn tail_follows_a_hub_that_it_trusts() {
         "{line:?}"
     );
     // Somebody else's authority.
-    let mut child = tail(Authority::new().path("ca.pem"));
+    let other = Authority::new();
+    let mut child = tail(other.path("ca.pem"));
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let refused = async {
         while let Some(line) = lines.next_line().await.unwrap() {
