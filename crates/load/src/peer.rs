@@ -12,7 +12,8 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
     process::Stdio,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -31,6 +32,9 @@ use crate::{
 
 /// Longest wait for a server to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Longest wait for one to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -287,12 +291,16 @@ impl Peer {
 }
 
 impl Drop for Peer {
-    /// Politely: workers of nginx outlive a master that was killed.
+    /// Politely, and waits for it: workers of nginx outlive a master that was killed.
     fn drop(&mut self) {
-        for child in &self.children {
+        for child in &mut self.children {
             if let Ok(pid) = pid(child) {
                 // It may have ended by itself.
                 let _: nix::Result<()> = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            }
+            let limit = Instant::now() + STOP_LIMIT;
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < limit {
+                thread::sleep(Duration::from_millis(5));
             }
         }
     }

@@ -22,7 +22,8 @@ usage: cargo xtask <verb>
           writers, clients and hubs under faults, 600 s by default
   clients install others' clients for the tests; test does so by itself
   load SCENARIO [OPTIONS]
-          the real program under load: storm, stalled, writers, copy, attach, publish
+          the real program under load: fan-out, memory, flood, lanes, replay, storm, stalled,
+          writers, copy, attach, publish; plot draws what fan-out has measured
   bench   all benches (some minutes), figures in target/criterion";
 
 /// Programs the tests use as a person would, and the packages that have them.
