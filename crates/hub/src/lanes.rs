@@ -68,8 +68,9 @@ struct Node {
 // === impl Lanes ===
 
 impl Lanes {
-    /// Subscribes to the filter's lane, which is made if need be.
-    pub(crate) fn join(&mut self, filter: &Filter) -> (LaneId, Queue) {
+    /// Subscribes to the filter's lane, which is made if need be. Returns the lane's own filter
+    /// as well: thousands of subscriptions are to share its memory.
+    pub(crate) fn join(&mut self, filter: &Filter) -> (LaneId, Filter, Queue) {
         let id = match self.by_filter.get(filter) {
             Some(&id) => id,
             None => self.insert(filter),
@@ -79,7 +80,7 @@ impl Lanes {
             .expect("by_filter names lanes that exist");
         lane.subscriptions += 1;
         self.subscriptions += 1;
-        (id, lane.queue.subscribe())
+        (id, lane.filter.clone(), lane.queue.subscribe())
     }
 
     /// Takes one subscription's leave. The last one takes its lane along.

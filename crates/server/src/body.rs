@@ -12,7 +12,7 @@ use std::{
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use crate::{App, Settings, control, reader::Reader, stall};
+use crate::{App, control, reader::Reader, stall};
 
 /// A stream of events to one client.
 ///
@@ -29,7 +29,8 @@ pub struct EventBody {
 struct Live {
     reader: Reader,
     heartbeat: Interval,
-    settings: Settings,
+    /// When the client is to come back if it is sent away.
+    retry: Duration,
 }
 
 // === impl EventBody ===
@@ -43,7 +44,7 @@ impl EventBody {
         let live = Live {
             reader: Reader::new(subscription, app.pages.clone()),
             heartbeat,
-            settings,
+            retry: settings.retry_later(),
         };
         Self {
             opening: Some(opening),
@@ -70,7 +71,7 @@ impl EventBody {
             return Poll::Ready(Some(bytes));
         }
         let form = live.reader.subscription().filter().form();
-        let farewell = control::retry(live.settings.retry_later(), form);
+        let farewell = control::retry(live.retry, form);
         self.live = None;
         Poll::Ready(Some(farewell))
     }

@@ -170,6 +170,8 @@ impl Direct {
                 }
             }
         }
+        // Empty, it would still hold the memory of what was written.
+        self.rest = Bytes::new();
         Poll::Ready(Ok(()))
     }
 

@@ -40,12 +40,14 @@ const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// Pages being read at the same time. One connection of the pool is left for other questions.
 const READS: usize = pg::History::CONNECTIONS - 1;
 
-/// Pages of history. A clone shares them.
+/// Pages of history. A clone shares them, and is as small as can be: each stream has one.
 #[derive(Clone)]
-pub struct Pages {
+pub struct Pages(Arc<Shared>);
+
+struct Shared {
     history: pg::History,
     cache: Cache<Start, Arc<Page>>,
-    reads: Arc<Semaphore>,
+    reads: Semaphore,
     read: Counter,
     hits: Counter,
 }
@@ -109,13 +111,13 @@ impl Pages {
             .weigher(weigh)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Self {
+        Self(Arc::new(Shared {
             history,
             cache,
-            reads: Arc::new(Semaphore::new(READS)),
+            reads: Semaphore::new(READS),
             read: Counter::default(),
             hits: Counter::default(),
-        }
+        }))
     }
 
     /// Registers what is counted here.
@@ -123,12 +125,12 @@ impl Pages {
         registry.register(
             "history_pages_read",
             "Pages of history read from the database",
-            self.read.clone(),
+            self.0.read.clone(),
         );
         registry.register(
             "history_page_hits",
             "Times that a page of history was there already, or being read",
-            self.hits.clone(),
+            self.0.hits.clone(),
         );
     }
 
@@ -146,15 +148,27 @@ impl Pages {
         for start in starts(from.seq, marked) {
             let page = self.page((from.epoch, start), ring).await?;
             if page.end > from.seq {
+                if bookmark.is_some() && start == from.seq {
+                    self.read_ahead((from.epoch, page.end), ring);
+                }
                 return Ok(page.piece(start, &filter, from, ring));
             }
         }
         unreachable!("the page after a position ends beyond it")
     }
 
+    /// Has the next page read while a client is given this one, which it has come to by reading
+    /// the one before: it is likely to go on.
+    fn read_ahead(&self, start: Start, ring: Ring) {
+        if start.1 < ring.floor && !self.0.cache.contains_key(&start) {
+            // Whoever asks for the page waits for this read, or meets the same error.
+            tokio::spawn(self.clone().read_once(start, ring));
+        }
+    }
+
     async fn page(&self, start: Start, ring: Ring) -> Result<Arc<Page>, Arc<pg::Error>> {
-        if let Some(page) = self.cache.get(&start).await {
-            self.hits.inc();
+        if let Some(page) = self.0.cache.get(&start).await {
+            self.0.hits.inc();
             return Ok(page);
         }
         // In a task, because others may wait for this read, and nobody polls the stream of a
@@ -166,25 +180,25 @@ impl Pages {
 
     /// Reads a page, or waits for somebody else's read of it.
     async fn read_once(self, start: Start, ring: Ring) -> Result<Arc<Page>, Arc<pg::Error>> {
-        let entry = self.cache.entry(start);
+        let entry = self.0.cache.entry(start);
         let entry = entry.or_try_insert_with(self.read(start, ring)).await?;
         if entry.is_fresh() {
             // At once: the cache would put off dropping what no longer fits.
-            self.cache.run_pending_tasks().await;
+            self.0.cache.run_pending_tasks().await;
         } else {
-            self.hits.inc();
+            self.0.hits.inc();
         }
         Ok(entry.into_value())
     }
 
     async fn read(&self, start: Start, ring: Ring) -> Result<Arc<Page>, pg::Error> {
         let (epoch, after) = start;
-        let _permit = self.reads.acquire().await.expect("it is never closed");
-        let events = self.history.page(epoch, after, longest(after)).await;
+        let _permit = self.0.reads.acquire().await.expect("it is never closed");
+        let events = self.0.history.page(epoch, after, longest(after)).await;
         let mut events = events.inspect_err(|error| {
             tracing::warn!(error = %pg::chain(error), after, "cannot read a page of history");
         })?;
-        self.read.inc();
+        self.0.read.inc();
         // A page is kept, and what is beyond the head may not be durable yet.
         events.retain(|event| event.seq <= ring.head);
         Ok(Arc::new(Page::new(epoch, &events, ring.floor)))
@@ -194,8 +208,8 @@ impl Pages {
 impl fmt::Debug for Pages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pages")
-            .field("read", &self.read.get())
-            .field("hits", &self.hits.get())
+            .field("read", &self.0.read.get())
+            .field("hits", &self.0.hits.get())
             .finish_non_exhaustive()
     }
 }
