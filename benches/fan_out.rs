@@ -29,7 +29,7 @@ use criterion::{
 use hub::{Frame, Hub, Limits};
 use memchr::memmem;
 use pg::{Database, History, Publisher};
-use server::{App, Health, Metrics, Pages, Settings};
+use server::{App, Edge, Gate, Health, Metrics, Origins, Pages, Settings};
 use std::{
     cell::{Cell, LazyCell, RefCell},
     convert::Infallible,
@@ -241,15 +241,20 @@ fn server_runtime(schedstats: &Arc<Mutex<Vec<PathBuf>>>) -> Runtime {
 /// cursor needs none.
 async fn listen(hub: Arc<Hub>) -> SocketAddr {
     let database = Database::parse("postgres://nobody@127.0.0.1:1/none").unwrap();
-    let history = History::new(&database);
+    let metrics = pg::Metrics::default();
+    let history = History::new(&database, &metrics);
+    let head = watch::Sender::default().subscribe();
     let pages = Pages::new(history.clone());
+    let edge = Edge::default();
     let app = App {
+        metrics: Metrics::new(&hub, &metrics, &pages, &edge),
         hub,
         health: Health::new(Vec::new()),
-        metrics: Metrics::new(&pg::Metrics::default(), &pages),
+        edge,
         history,
         pages,
-        publisher: Publisher::new(&database, watch::Sender::default().subscribe()).0,
+        publisher: Publisher::new(&database, head, metrics).0,
+        gate: Gate::open(Origins::default()),
         settings: Settings {
             // None while it is measured.
             heartbeat: Duration::from_hours(24),

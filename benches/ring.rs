@@ -150,7 +150,7 @@ fn come_back(hub: &Arc<Hub>, filter: &Filter, behind: u64) -> usize {
     let mut bytes = 0;
     while let Poll::Ready(next) = subscription.poll_next(&mut cx) {
         match next {
-            Next::Bytes(piece) => bytes += piece.len(),
+            Next::Portion(portion) => bytes += portion.bytes.len(),
             other => panic!("all of it is in the ring, but {other:?}"),
         }
     }

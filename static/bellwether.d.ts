@@ -57,10 +57,13 @@ export interface Options {
   /** Let go of the stream while the tab is hidden, and go on from the cursor. Default: true. */
   pause?: boolean;
   /**
-   * The bearer token, asked for before each connection; with `renew` once more, when the hub
-   * has refused the last one.
+   * The bearer token, asked for before each connection; with `renew` when the hub has refused the
+   * last one, or has ended the stream because it has expired. Where a cookie says who asks, it
+   * gives none, and with `renew` sees to it that the cookie is a new one.
    */
-  token?: (ask: { renew: boolean }) => string | Promise<string>;
+  token?: (ask: { renew: boolean }) => string | undefined | Promise<string | undefined>;
+  /** As of `fetch`: `include` sends cookies to a hub of another origin. Default: `same-origin`. */
+  credentials?: RequestCredentials;
   /** In ms. */
   times?: Partial<Times>;
 }

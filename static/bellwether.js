@@ -19,7 +19,8 @@ const DEFAULTS = {
   envelope: true, // ask for topic, key and time beside the data
   share: true, // one stream for all tabs; a text keeps apart whoever must not share, such as users
   pause: true, // let go of the stream while the tab is hidden
-  token: undefined, // async ({renew}) => the bearer token
+  token: undefined, // async ({renew}) => the bearer token; none, where a cookie says who asks
+  credentials: "same-origin", // as of fetch: "include" sends cookies to a hub of another origin
 };
 
 /** All in milliseconds. */
@@ -343,6 +344,7 @@ class Stream {
   #failures = 0;
   #running; // aborted when nobody wants it any more
   #attempt; // aborted when this connection is to end
+  #hasExpired = false; // the hub has said that the token counts no more
   #said;
   #wake = () => {};
 
@@ -410,6 +412,10 @@ class Stream {
         retry = block.retry ?? retry;
         this.#hear(block);
       }
+      if (this.#hasExpired) {
+        this.#say("reconnecting", "the token has expired");
+        return { delay: this.#options.token ? 0 : retry };
+      }
       // The hub says when to come back, to each another time.
       this.#say("reconnecting", "the hub has ended the stream");
       return { delay: this.#failures === 0 ? retry : undefined };
@@ -439,19 +445,25 @@ class Stream {
     if (this.#cursor) query.set("last_event_id", this.#cursor);
     const response = await this.#request("/v1/stream", query, "text/event-stream", signal);
     const type = response.headers.get("content-type") ?? "";
-    if (!type.startsWith("text/event-stream")) throw new Error(`not a stream but ${type}`);
+    // Somebody on the way has answered in the hub's place.
+    if (!type.startsWith("text/event-stream")) throw new Blocked(`not a stream but ${type}`);
     return response;
   }
 
   /** An answer of status 200. Asks for a new token once if the one it has does not do. */
   async #request(path, query, accept, signal) {
-    const { token } = this.#options;
-    for (const renew of token ? [false, true] : [false]) {
+    const { token, credentials } = this.#options;
+    const attempts = this.#hasExpired ? [true] : [false, true];
+    for (const renew of token ? attempts : [false]) {
       const headers = { accept };
-      if (token) headers.authorization = `Bearer ${await token({ renew })}`;
-      const init = { headers, signal, cache: "no-store", credentials: "same-origin" };
+      const bearer = await token?.({ renew });
+      if (bearer) headers.authorization = `Bearer ${bearer}`;
+      const init = { headers, signal, cache: "no-store", credentials };
       const response = await fetch(`${this.#hub}${path}?${query}`, init);
-      if (response.ok) return response;
+      if (response.ok) {
+        this.#hasExpired = false;
+        return response;
+      }
       if (response.status === 401 && !renew && token) continue;
       const said = (await response.json().catch(() => undefined))?.error;
       const why = `${response.status}: ${said?.message ?? response.statusText}`;
@@ -472,6 +484,8 @@ class Stream {
       const gap = JSON.parse(data);
       this.#cursor = gap.to;
       this.#emit({ kind: "gap", gap });
+    } else if (name === "expired" && id === undefined) {
+      this.#hasExpired = true;
     } else if (name === "heartbeat") {
       this.#cursor = id;
       this.#emit({ kind: "cursor", cursor: id });
@@ -535,43 +549,46 @@ class Stream {
   }
 }
 
-/** Ends a connection that is silent. */
+/** Ends a connection that is silent. By the clock: timers stand still while a computer sleeps. */
 class Watchdog {
   #times;
   #attempt;
   #onStale;
-  #timers = [];
+  #hasHeard = false;
+  #heard = Date.now();
+  #interval;
 
   constructor(times, attempt, onStale) {
     this.#times = times;
     this.#attempt = attempt;
     this.#onStale = onStale;
-    this.#set(times.blocked, () => attempt.abort(new Blocked()));
+    const soon = Math.min(times.stale, times.silence, times.blocked) / 4;
+    this.#interval = setInterval(() => this.#look(), Math.min(1000, soon));
   }
 
   hear() {
-    const { stale, silence } = this.#times;
-    this.stop();
-    this.#set(stale, this.#onStale);
-    this.#set(silence, () => {
-      this.#attempt.abort(new Error(`nothing heard for ${Math.round(silence / 1000)} s`));
-    });
+    this.#hasHeard = true;
+    this.#heard = Date.now();
   }
 
   stop() {
-    this.#timers.forEach(clearTimeout);
-    this.#timers = [];
+    clearInterval(this.#interval);
   }
 
-  #set(delay, then) {
-    this.#timers.push(setTimeout(then, delay));
+  #look() {
+    const { stale, silence, blocked } = this.#times;
+    const silent = Date.now() - this.#heard;
+    if (!this.#hasHeard) {
+      if (silent > blocked) this.#attempt.abort(new Blocked("the hub does not answer"));
+    } else if (silent > silence) {
+      const seconds = Math.round(silence / 1000);
+      this.#attempt.abort(new Error(`nothing heard for ${seconds} s`));
+    } else if (silent > stale) this.#onStale();
   }
 }
 
-/** Not a byte has come. */
-class Blocked extends Error {
-  message = "the hub does not answer";
-}
+/** Not a byte of a stream has come, or something else. */
+class Blocked extends Error {}
 /** No use in trying again. */
 class Refused extends Error {}
 /** To begin anew, from elsewhere. */

@@ -1,6 +1,7 @@
 // The inspector: what goes through this hub, and how it is doing.
 
 import { connect } from "/bellwether.js";
+import { isSignedIn, request, session } from "/session.js";
 import { watch } from "/status.js";
 import "/components/connection-badge.js";
 import "/components/live-chart.js";
@@ -36,7 +37,7 @@ function follow(pattern) {
   by("none").hidden = false;
   by("gap").hidden = true;
   seen = 0;
-  connection = connect(pattern, { last: 100 });
+  connection = connect(pattern, { last: 100, ...session });
   connection.on("*", (event) => {
     seen++;
     if (!waiting) return show(event);
@@ -143,7 +144,9 @@ by("copy").addEventListener("click", async () => {
   const query = new URLSearchParams({ topic: by("topic").value });
   const button = by("copy");
   try {
-    await navigator.clipboard.writeText(`curl -N '${location.origin}/v1/stream?${query}'`);
+    const bearer = isSignedIn() ? '-H "Authorization: Bearer $BELLWETHER_TOKEN" ' : "";
+    const line = `curl -N ${bearer}'${location.origin}/v1/stream?${query}'`;
+    await navigator.clipboard.writeText(line);
     button.textContent = "Copied";
   } catch {
     button.textContent = "Not allowed to copy";
@@ -174,7 +177,7 @@ by("send").addEventListener("submit", async (submit) => {
   }
   const head = { topic, event, key: key || undefined, retain: retain ? true : undefined };
   try {
-    const response = await fetch("/v1/events", {
+    const response = await request("/v1/events", {
       method: "POST",
       headers: { "content-type": "application/json" },
       // The data as it was written: 1.50 is not 1.5 to everybody.
@@ -199,12 +202,14 @@ function say(text) {
 
 watch(
   (now, before) => {
-    const seconds = before && (now.seen - before.seen) / 1000;
-    if (seconds) {
-      const rate = (now.read - before.read) / seconds;
-      by("rate").value = rate;
-      chart.add(new Date(), rate);
-    }
+    const { until, seconds, counts } = now.recent;
+    counts.forEach((count, i) => {
+      const end = until - (counts.length - 1 - i) * seconds;
+      chart.add(new Date(end * 1000), count / seconds);
+    });
+    const isYoung = counts.length * seconds < 290;
+    by("since").textContent = isYoung ? "since this hub started" : "last 5 minutes";
+    by("rate").value = (counts.at(-1) ?? 0) / seconds;
     by("rate").note = `${now.read.toLocaleString("en")} since it started`;
     by("lag").note = "of the newest event";
     by("clients").note = "open streams";
@@ -224,8 +229,8 @@ watch(
       if (now.read > 0) by("numbering").textContent = isOurs ? "this hub" : "another hub";
     }
   },
-  () => {
-    by("ready").textContent = "it cannot be reached";
+  (why) => {
+    by("ready").textContent = why;
   },
 );
 

@@ -1,6 +1,7 @@
 // What the dashboards share: what there was, then what happens, and how the connection is.
 
 import { connect } from "/bellwether.js";
+import { request, session } from "/session.js";
 import "/components/connection-badge.js";
 
 /**
@@ -18,10 +19,12 @@ export function live(topics, past, options = {}) {
     // Without a hub there is no past either, but there may be a future.
     const { events, after } = await remember(past).catch(() => ({ events: [] }));
     events.forEach(tell);
-    connection = connect(topics, { after, ...options });
+    const badge = document.querySelector("connection-badge");
+    if (events.length) badge.see(events.at(-1).at);
+    connection = connect(topics, { after, ...session, ...options });
     connection.on("*", tell);
     connection.addEventListener("gap", tellOfGap);
-    document.querySelector("connection-badge").connection = connection;
+    badge.connection = connection;
   };
   begin();
   return {
@@ -46,7 +49,7 @@ async function remember(past) {
 
 async function read([topic, last]) {
   const query = new URLSearchParams({ topic, last, limit: last });
-  const response = await fetch(`/v1/events?${query}`);
+  const response = await request(`/v1/events?${query}`);
   if (!response.ok) throw new Error(`${response.status}`);
   return response.json();
 }

@@ -24,8 +24,6 @@ hub.on("counted", ({ data }) => count(data));
 function count({ orders, revenue }) {
   by("orders").value = orders;
   by("revenue").value = revenue;
-  by("average").value = revenue / orders;
-  by("average").note = "of all today";
 }
 
 // --- orders ---
@@ -67,9 +65,11 @@ function draw(until) {
 
 const shelf = new Map(); // product id → its row
 
-hub.on("inventory", ({ data: { products, sales } }) => {
+hub.on("inventory", ({ data: { products, sales, shoppers } }) => {
   products.forEach(stock);
   count(sales);
+  by("shoppers").value = shoppers;
+  by("shoppers").note = "in the last five minutes";
 });
 
 hub.on("changed", ({ data }) => stock(data));
@@ -96,10 +96,11 @@ function stock({ id, name, stock, capacity }) {
   Object.assign(meter, { max: capacity, low: LOW, optimum: capacity, value: stock });
   meter.setAttribute("aria-label", `${name}: ${stock} in stock`);
   row.dataset.tone = stock < LOW ? "bad" : "";
-  const low = [...shelf.values()].filter((row) => row.dataset.tone === "bad").length;
-  by("low").value = low;
-  by("low").tone = low > 0 ? "bad" : "good";
-  by("low").note = low > 0 ? "fewer than 10 left" : "all shelves are full enough";
+  const low = [...shelf.values()].filter((row) => row.dataset.tone === "bad");
+  by("low").value = low.length;
+  by("low").tone = low.length > 0 ? "bad" : "good";
+  const names = low.map((row) => row.children[0].textContent);
+  by("low").note = names.join(", ") || `nothing below ${LOW}`;
 }
 
 // --- alerts ---

@@ -42,7 +42,7 @@ function follow(hub) {
 function incident({ id, data: { monitor, opened_at, closed_at } }) {
   const [from, to] = [new Date(opened_at), new Date(closed_at ?? opened_at)];
   const lasted =
-    to - from > 90_000
+    to - from >= 60_000
       ? `${Math.round((to - from) / 60_000)} min`
       : `${Math.round((to - from) / 1000)} s`;
   const detail = closed_at ? `is up again, after ${lasted}` : "is down";
@@ -100,12 +100,13 @@ function describe({ facts, latency, uptime }) {
 
 function glance() {
   const all = [...monitors.values()];
-  const down = all.filter(({ state }) => state !== "up").length;
-  by("up").value = all.length - down;
+  const down = all.filter(({ state }) => state !== "up");
+  by("up").value = all.length - down.length;
   by("up").note = `of ${all.length}`;
-  by("down").value = down;
-  by("down").tone = down > 0 ? "bad" : "good";
-  by("down").note = down > 0 ? "being probed on" : "all is well";
+  by("down").value = down.length;
+  by("down").tone = down.length > 0 ? "bad" : "good";
+  const names = down.map(({ title }) => title.children[0].textContent);
+  by("down").note = names.join(", ") || "all is well";
   const uptimes = all.map(({ uptime }) => uptime).filter((uptime) => uptime !== undefined);
   if (uptimes.length) by("uptime").value = mean(uptimes);
   by("uptime").note = "mean of all";

@@ -11,7 +11,7 @@ use tokio::{
 use crate::harness::{Client, Hub, TestDatabase, bellwether, eventually, get, within};
 
 /// A demo that has said that it is ready, and the lines it printed before.
-struct Demo {
+pub(crate) struct Demo {
     child: Child,
     stdout: BufReader<ChildStdout>,
     lines: Vec<String>,
@@ -37,7 +37,7 @@ impl Demo {
         Self::start_of(folder, &[]).await
     }
 
-    async fn start_of(folder: &Path, scene: &[&str]) -> Self {
+    pub(crate) async fn start_of(folder: &Path, scene: &[&str]) -> Self {
         let mut child = command_of(folder, scene)
             .stdout(Stdio::piped())
             .spawn()
@@ -59,6 +59,19 @@ impl Demo {
             }
             lines.push(line.trim_end().to_owned());
         }
+    }
+
+    /// `127.0.0.1:7080`
+    pub(crate) fn address(&self) -> &str {
+        let page = self.lines[0].strip_prefix("http://");
+        let address = page.and_then(|page| page.split('/').next());
+        address.expect("its first line is the page's address")
+    }
+
+    /// As by Ctrl-C.
+    pub(crate) async fn stop(self) {
+        self.signal(Signal::SIGINT);
+        assert_eq!(self.exit_code().await, Some(0));
     }
 
     fn line(&self, start: &str) -> &str {
@@ -140,11 +153,7 @@ async fn paste_its_lines_and_see_the_insert_arrive() {
 async fn things_happen_in_it() {
     let folder = tempfile::tempdir().unwrap();
     let demo = Demo::start(folder.path()).await;
-    let address = demo.lines[0]
-        .strip_prefix("http://")
-        .unwrap()
-        .parse()
-        .unwrap();
+    let address = demo.address().parse().unwrap();
     let mut client = Client::connect(address, "topic=events", None).await;
     client.events(5).await;
 }
@@ -174,8 +183,8 @@ async fn things_happen_in_each_scene() {
         ),
     ] {
         let demo = Demo::start_of(folder.path(), &[scene]).await;
-        let address = demo.lines[0].strip_prefix("http://").unwrap();
-        let address = address.strip_suffix(page).unwrap().parse().unwrap();
+        assert!(demo.lines[0].ends_with(page), "{}", demo.lines[0]);
+        let address = demo.address().parse().unwrap();
         assert_eq!(get(address, page.split('?').next().unwrap()).await.0, 200);
         let mut client = Client::connect(address, topics, None).await;
         let mut missing: HashSet<&str> = names.iter().copied().collect();
@@ -189,8 +198,7 @@ async fn things_happen_in_each_scene() {
             "INSERT 0 1\n",
             "{psql:?}"
         );
-        demo.signal(Signal::SIGINT);
-        assert_eq!(demo.exit_code().await, Some(0), "{scene}");
+        demo.stop().await;
     }
 }
 

@@ -14,7 +14,7 @@ use crate::harness::{Hub, TestDatabase, connect, eventually, private_postgres, w
 const INSERT: &str = "INSERT INTO events (name) VALUES ('tick')";
 
 /// Counts the notifications that the hub's listener hears too.
-async fn count_rings(database: &TestDatabase) -> Arc<AtomicUsize> {
+pub(crate) async fn count_rings(database: &TestDatabase) -> Arc<AtomicUsize> {
     let count = Arc::new(AtomicUsize::new(0));
     let (client, mut connection) = tokio_postgres::connect(&database.url, NoTls).await.unwrap();
     let counted = Arc::clone(&count);

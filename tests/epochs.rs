@@ -138,7 +138,10 @@ async fn history_of_another_epoch_is_refused() {
     let own = epoch(client.opened().await.cursor()).parse().unwrap();
     database.insert(3).await;
     client.events(3).await;
-    let history = History::new(&Database::parse(&database.url).unwrap());
+    let history = History::new(
+        &Database::parse(&database.url).unwrap(),
+        &pg::Metrics::default(),
+    );
     assert_eq!(history.page(own, 1, 10).await.unwrap().len(), 2);
     let other = history.page(Epoch::new(0), 1, 10).await;
     assert!(matches!(other, Err(pg::Error::EpochEnded(_))), "{other:?}");
@@ -178,6 +181,9 @@ async fn a_head_that_went_backwards_is_another_epoch() {
     while client.next().await != crate::harness::Delivery::End {}
     let cursor = client.cursor().to_owned();
     assert_eq!(cursor, format!("{old}-30"));
+    let changes = hubs[0].metric("bellwether_epoch_changes_total").await;
+    let closed = hubs[0].metric("bellwether_streams_closed_total{reason=\"epoch\"}");
+    assert_eq!((changes, closed.await), (1, 1));
     database.insert(5).await;
     for hub in &hubs {
         eventually("it goes on", 25, async || {

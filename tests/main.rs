@@ -10,6 +10,9 @@ mod harness;
 
 /// Tables, and what is captured of them.
 mod attach;
+mod attacks;
+/// Who is let in, to what, and for how long.
+mod auth;
 /// The browser client and the pages, in Chromium.
 mod browser;
 /// Others' clients.
@@ -18,6 +21,8 @@ mod clients;
 mod demo;
 /// What is told of a database, well or ill.
 mod doctor;
+/// What the documentation says of the program, held against the program.
+mod documents;
 /// Who is woken by what, and how rarely.
 mod doorbell;
 /// What is not a continuation, and what is.
@@ -28,8 +33,18 @@ mod faults;
 mod http;
 /// Several hubs on one database.
 mod instances;
+/// How much clients may take, and whom proxies tell of.
+mod limits;
+/// Several hubs behind a proxy, as `docs/several-machines.md` has it.
+mod machines;
+/// What `/metrics` says, held against what the tests saw happen.
+mod metrics;
 /// Everything once, in one order, whatever writers do.
 mod order;
+/// Encrypted connections to the database, verified as it is asked.
+mod postgres_tls;
+/// Behind nginx, Caddy and `HAProxy`, as `packaging/` has them.
+mod proxies;
 /// What comes in over HTTP, and what is read there in other forms.
 mod publish;
 /// `docs/recipes.md`, done.
@@ -52,4 +67,6 @@ mod spine;
 mod storm;
 /// The terminal client.
 mod tail;
+/// HTTPS, and its certificate.
+mod tls;
 mod torture;

@@ -43,6 +43,27 @@ async fn streams_end_with_a_time_to_come_back() {
     );
 }
 
+/// For a load balancer that asks now and then: not ready first, and gone later.
+#[tokio::test]
+async fn a_hub_can_give_notice() {
+    let database = TestDatabase::create().await;
+    let mut hub = Hub::start_with(&database, HubOptions::args(&["--drain-delay", "3s"])).await;
+    let mut client = hub.stream("topic=events").await;
+    client.opened().await;
+    hub.terminate();
+    let ready = async || crate::harness::get(hub.own, "/readyz").await;
+    let said = r#"{"ready":false,"reasons":["shutting down"],"warnings":[]}"#;
+    eventually("it gives notice", (503, format!("{said}\n")), ready).await;
+    let mut late = hub.stream("topic=events").await;
+    late.opened().await;
+    database.insert(1).await;
+    client.events(1).await;
+    late.events(1).await;
+    assert!(matches!(late.next().await, Delivery::Retry(_)));
+    assert_eq!(late.next().await, Delivery::End);
+    assert_eq!(hub.exit_code().await, Some(0));
+}
+
 /// A client that does not take what is left for it.
 #[tokio::test]
 async fn a_client_that_does_not_leave_is_left_behind() {

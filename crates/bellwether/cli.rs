@@ -5,6 +5,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pg::Database;
 use std::{fmt, io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
+use crate::{
+    auth::{AuthOptions, TokenOptions},
+    edge::EdgeOptions,
+};
+
 /// The exit code for a command line that makes no sense (`EX_USAGE` of BSD's sysexits).
 const USAGE: u8 = 64;
 
@@ -40,8 +45,17 @@ pub(crate) enum Command {
     Publish(PublishOptions),
     /// Let a role run a hub, attach tables or publish
     Allow(AllowOptions),
+    /// Make a token, to try things out with
+    Token(TokenOptions),
     /// Look at everything a hub needs of a database, and say what to do about the rest
     Doctor(DoctorOptions),
+    /// Print a script with which a shell completes commands and flags
+    Completions(CompletionsOptions),
+    /// Print the manual page, or write one for each command into a folder
+    Man(ManOptions),
+    /// Print the README's tables of commands and flags
+    #[command(hide = true)]
+    Markdown,
 }
 
 #[derive(Args, Debug)]
@@ -114,7 +128,7 @@ pub(crate) enum Scene {
 /// The private Postgres.
 #[derive(Args, Debug)]
 pub(crate) struct PrivateOptions {
-    /// Folder that the private Postgres keeps its data in [default: the user's data folder]
+    /// Folder that the private Postgres keeps its data in [default: `~/.local/share/bellwether`; root: `/var/lib/bellwether`]
     #[arg(long, env = "BELLWETHER_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Folder of the Postgres programs to run it with [default: the newest found]
@@ -133,20 +147,25 @@ pub(crate) struct HubOptions {
         default_value = "127.0.0.1:7080"
     )]
     pub(crate) listen: SocketAddr,
-    /// Serve whoever comes also on an address that others can reach. There is no authentication
-    /// yet: they could read and publish everything
+    /// Without keys of tokens, serve also on an address that others can reach: whoever comes can
+    /// read and publish everything
     #[arg(long, env = "BELLWETHER_ALLOW_ANONYMOUS")]
     pub(crate) allow_anonymous: bool,
+    #[command(flatten)]
+    pub(crate) auth: AuthOptions,
     /// Time between heartbeats to each client
     #[arg(long, env = "BELLWETHER_HEARTBEAT", value_name = "TIME", default_value = "15s", value_parser = time)]
     pub(crate) heartbeat: Duration,
-    /// About how long a client is to wait before it reconnects
+    /// How long a client is to wait before it reconnects: each is told from half to one and a half
+    /// of it
     #[arg(long, env = "BELLWETHER_RETRY", value_name = "TIME", default_value = "2s", value_parser = time)]
     pub(crate) retry: Duration,
-    /// Close a client that takes nothing for this long, though something is waiting for it
+    /// Close a client that takes nothing for this long, though something is waiting for it. It
+    /// loses nothing, as it comes back with its cursor
     #[arg(long, env = "BELLWETHER_STALL_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = time)]
     pub(crate) stall_timeout: Duration,
-    /// Delete events that were published longer ago than this; `0` keeps them
+    /// Delete events that were published longer ago than this; `0` keeps them. Who asks for them
+    /// is told by a `gap`
     #[arg(long, env = "BELLWETHER_MAX_AGE", value_name = "TIME", default_value = "7d", value_parser = time_or_never)]
     pub(crate) max_age: Duration,
     /// Keep only so many of the newest events; `0` keeps all
@@ -160,6 +179,10 @@ pub(crate) struct HubOptions {
     /// How long to wait for clients to take their leave at the end
     #[arg(long, env = "BELLWETHER_GRACE", value_name = "TIME", default_value = "10s", value_parser = time)]
     pub(crate) grace: Duration,
+    /// How long to go on serving after being told to stop, while `/readyz` already says so: as long
+    /// as it takes a load balancer to notice
+    #[arg(long, env = "BELLWETHER_DRAIN_DELAY", value_name = "TIME", default_value = "0", value_parser = time_or_never)]
+    pub(crate) drain_delay: Duration,
     /// Most events kept in memory for clients that come back
     #[arg(
         long,
@@ -171,6 +194,8 @@ pub(crate) struct HubOptions {
     /// Most bytes of events kept in memory for clients that come back
     #[arg(long, env = "BELLWETHER_RING_BYTES", value_name = "N", default_value_t = 64 * 1024 * 1024)]
     pub(crate) ring_bytes: usize,
+    #[command(flatten)]
+    pub(crate) edge: EdgeOptions,
 }
 
 #[derive(Args, Debug)]
@@ -192,6 +217,14 @@ pub(crate) struct TailOptions {
     /// Begin after this cursor
     #[arg(long, value_name = "CURSOR")]
     pub(crate) after: Option<String>,
+    /// Token to show the hub
+    #[arg(
+        long,
+        env = "BELLWETHER_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub(crate) token: Option<String>,
 }
 
 /// A database that must be given.
@@ -327,6 +360,19 @@ pub(crate) struct DoctorOptions {
     pub(crate) database: DatabaseOptions,
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct CompletionsOptions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ManOptions {
+    /// Folder to write pages to, such as `/usr/local/share/man/man1`
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folder: Option<PathBuf>,
+}
+
 impl DatabaseOptions {
     /// The database that is named.
     pub(crate) fn database(self) -> Result<Database> {
@@ -341,7 +387,7 @@ impl DatabaseOptions {
     }
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     match time_or_never(text)? {
         Duration::ZERO => Err("it must be more than nothing".to_owned()),
         time => Ok(time),

@@ -4,7 +4,7 @@
 //! that flags and the environment go before it. Beside those there are `[[snapshot]]` tables.
 
 use anyhow::{Context, Result, bail};
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 use hub::Topic;
 use pg::Snapshot;
 use serde::Deserialize;
@@ -97,32 +97,50 @@ fn with_defaults(
         }
     }
     for (name, value) in flags {
-        let value = match value {
-            toml::Value::String(text) => text.clone(),
-            toml::Value::Integer(number) => number.to_string(),
-            toml::Value::Boolean(is_on) => is_on.to_string(),
-            other => bail!(
-                "the configuration file's {name:?} is {other:?}: write it as a text or a number"
-            ),
+        let values = match value {
+            toml::Value::Array(values) => values.iter().map(text).collect(),
+            value => text(value).map(|text| vec![text]),
         };
-        command = set_default(command, name, &value);
+        let values =
+            values.with_context(|| format!("the configuration file's {name:?} cannot be read"))?;
+        if values.len() != 1 && !takes_several(&command, name) {
+            bail!("the configuration file's {name:?} is a list, and that flag has one value");
+        }
+        command = set_default(command, name, &values);
         let subcommands: Vec<String> = command
             .get_subcommands()
             .map(|sub| sub.get_name().to_owned())
             .collect();
         for subcommand in subcommands {
-            command = command.mut_subcommand(subcommand, |sub| set_default(sub, name, &value));
+            command = command.mut_subcommand(subcommand, |sub| set_default(sub, name, &values));
         }
     }
     Ok(command)
 }
 
-fn set_default(command: clap::Command, flag: &str, value: &str) -> clap::Command {
+fn takes_several(command: &clap::Command, flag: &str) -> bool {
+    let serve = command.find_subcommand("serve").expect("there is serve");
+    let mut arguments = serve.get_arguments();
+    let found = arguments.find(|arg| arg.get_long() == Some(flag));
+    found.is_some_and(|arg| matches!(arg.get_action(), ArgAction::Append))
+}
+
+/// A value as a flag's would be written.
+fn text(value: &toml::Value) -> Result<String> {
+    match value {
+        toml::Value::String(text) => Ok(text.clone()),
+        toml::Value::Integer(number) => Ok(number.to_string()),
+        toml::Value::Boolean(is_on) => Ok(is_on.to_string()),
+        other => bail!("{other:?}: write it as a text, a number or a list of such"),
+    }
+}
+
+fn set_default(command: clap::Command, flag: &str, values: &[String]) -> clap::Command {
     command.mut_args(|arg| {
         if arg.get_long() == Some(flag) {
             // It may hold a password.
             let is_secret = arg.is_hide_env_values_set();
-            arg.default_value(value.to_owned())
+            arg.default_values(values.to_vec())
                 .hide_default_value(is_secret)
         } else {
             arg

@@ -7,7 +7,7 @@ use pg::{
     Backoff, Database, Doorbell, EventsTable, Feed, History, Link, Listener, Publisher,
     PublisherTask, Retention, Scene, Snapshot,
 };
-use server::{App, Health, Metrics, Pages, Settings};
+use server::{App, Edge, Gate, Health, Metrics, Pages, Settings};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -26,6 +26,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Ground {
     listener: TcpListener,
+    edge: Edge,
+    gate: Gate,
     database: Database,
     /// The server behind `database`, if it is the private one.
     private: Option<Postgres>,
@@ -62,13 +64,22 @@ impl Ground {
         holder: &str,
     ) -> Result<Self> {
         let address = hub.listen;
-        if !address.ip().is_loopback() && !hub.allow_anonymous {
+        let has_keys = hub.auth.keys.is_there();
+        if !address.ip().is_loopback() && !has_keys && !hub.allow_anonymous {
             bail!(
-                "{address} can be reached by others, who could read and publish everything, as there is no \
-                 authentication yet: listen on a loopback address and have a proxy that authenticates before it, \
-                 or say --allow-anonymous"
+                "{address} can be reached by others, who could read and publish everything: ask them for tokens with \
+                 --auth-secret or --auth-keys, listen on a loopback address and have a proxy that authenticates \
+                 before it, or say --allow-anonymous"
             );
         }
+        if has_keys && hub.allow_anonymous {
+            bail!(
+                "--allow-anonymous is for a hub that asks nobody for a token, and this one has keys: name what \
+                 everybody may read with --anonymous-subscribe PATTERN"
+            );
+        }
+        let edge = hub.edge.open()?;
+        let gate = hub.auth.gate().await?;
         let (database, private) = match url {
             Some(url) => (Database::parse(url)?, None),
             None => {
@@ -82,6 +93,8 @@ impl Ground {
         match (bound, private) {
             (Ok(listener), private) => Ok(Self {
                 listener,
+                edge,
+                gate,
                 database,
                 private,
                 scene: None,
@@ -122,8 +135,15 @@ impl Ground {
             .listener
             .local_addr()
             .context("cannot tell the address that was taken")?;
-        let greeting = greeting(address, self.private.as_ref(), self.scene);
-        let instance = Instance::new(self.database, self.snapshots, options);
+        let scheme = if options.edge.has_tls() {
+            "https"
+        } else {
+            "http"
+        };
+        let base = format!("{scheme}://{address}");
+        let has_keys = options.auth.keys.is_there();
+        let greeting = greeting(&base, self.private.as_ref(), self.scene, has_keys);
+        let instance = Instance::new(self.database, self.edge, self.gate, self.snapshots, options);
         let app = Arc::clone(&instance.app);
         let stop = CancellationToken::new();
 
@@ -134,9 +154,13 @@ impl Ground {
             beside.await
         };
         let serving = server::serve(self.listener, Arc::clone(&app), stop.clone(), options.grace);
+        let notice = async {
+            app.health.drain();
+            time::sleep(options.drain_delay).await;
+        };
         let done = tokio::select! {
-            done = signals::drain(serving, &stop) => done,
-            failed = async { tokio::try_join!(hub, once_ready, forever()) } => failed.map(drop),
+            done = signals::drain(serving, notice, &stop) => done,
+            failed = async { tokio::try_join!(hub, once_ready, signals::reload(&app)) } => failed.map(drop),
             () = exit_of(self.private.as_mut()) => {
                 Err(anyhow!("the private Postgres has stopped by itself: see its log"))
             }
@@ -194,12 +218,13 @@ async fn exit_of(private: Option<&mut Postgres>) {
     }
 }
 
-async fn forever() -> Result<()> {
-    std::future::pending().await
-}
-
 /// Lines to paste, each on its own, and then one that says that they will work.
-fn greeting(address: SocketAddr, private: Option<&Postgres>, scene: Option<Scene>) -> String {
+fn greeting(
+    base: &str,
+    private: Option<&Postgres>,
+    scene: Option<Scene>,
+    has_keys: bool,
+) -> String {
     let (page, topic, insert) = match scene {
         None => (
             "",
@@ -222,9 +247,15 @@ fn greeting(address: SocketAddr, private: Option<&Postgres>, scene: Option<Scene
             "INSERT INTO probes (monitor_id, is_ok, latency_ms) VALUES (1, false, 9000)",
         ),
     };
+    // `bellwether token` makes one.
+    let token = if has_keys {
+        "-H \"Authorization: Bearer $BELLWETHER_TOKEN\" "
+    } else {
+        ""
+    };
     let mut lines = vec![
-        format!("http://{address}{page}"),
-        format!("curl -N 'http://{address}/v1/stream?topic={topic}'"),
+        format!("{base}{page}"),
+        format!("curl -N {token}'{base}/v1/stream?topic={topic}'"),
     ];
     if let Some(postgres) = private {
         lines.push(format!("psql '{}' -c \"{insert}\"", postgres.url()));
@@ -236,7 +267,13 @@ fn greeting(address: SocketAddr, private: Option<&Postgres>, scene: Option<Scene
 // === impl Instance ===
 
 impl Instance {
-    fn new(database: Database, snapshots: Vec<Snapshot>, options: &HubOptions) -> Self {
+    fn new(
+        database: Database,
+        edge: Edge,
+        gate: Gate,
+        snapshots: Vec<Snapshot>,
+        options: &HubOptions,
+    ) -> Self {
         let limits = Limits {
             ring_frames: options.ring_events,
             ring_bytes: options.ring_bytes,
@@ -259,17 +296,20 @@ impl Instance {
             metrics.clone(),
             limits.ring_frames,
         );
-        let (publisher, publishing) = Publisher::new(&database, feed.at());
+        let (publisher, publishing) = Publisher::new(&database, feed.at(), metrics.clone());
         let schema = watch::Sender::new(Link::Down("not connected yet".to_owned()));
-        let history = History::new(&database);
+        let history = History::new(&database, &metrics);
         let pages = Pages::new(history.clone());
+        let hub = Hub::new(limits);
         let app = App {
-            hub: Hub::new(limits),
             publisher,
             health: Health::new(vec![schema.subscribe(), listener.link(), feed.link()]),
-            metrics: Metrics::new(&metrics, &pages),
+            metrics: Metrics::new(&hub, &metrics, &pages, &edge),
+            hub,
             history,
             pages,
+            edge,
+            gate,
             settings,
         };
         Self {

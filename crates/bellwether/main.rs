@@ -2,13 +2,16 @@
 
 mod allow;
 mod attach;
+mod auth;
 mod cli;
 mod config;
 mod demo;
 mod doctor;
+mod edge;
 mod instance;
 mod log;
 mod publish;
+mod reference;
 mod serve;
 mod signals;
 mod tail;
@@ -44,6 +47,13 @@ async fn main() -> ExitCode {
         Command::Publish(options) => publish::run(options).await,
         Command::Allow(options) => allow::run(options).await,
         Command::Doctor(options) => doctor::run(options).await,
+        Command::Completions(options) => {
+            reference::completions(&options);
+            Ok(())
+        }
+        Command::Man(options) => reference::man(options),
+        Command::Markdown => reference::markdown(),
+        Command::Token(options) => auth::token(options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,23 +1,51 @@
-//! Ctrl-C and SIGTERM.
+//! Ctrl-C, SIGTERM and SIGHUP.
 
-use anyhow::{Result, anyhow};
-use std::pin::pin;
+use anyhow::{Context, Result, anyhow};
+use server::App;
+use std::{
+    io::{IsTerminal, stderr},
+    pin::pin,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Serves until the first signal, then drains. A second signal ends it at once.
+/// Serves until the first signal, then until it has given notice, then drains. A second signal
+/// ends it at once.
 pub(crate) async fn drain(
     serving: impl Future<Output = Result<(), server::Unfinished>>,
+    notice: impl Future<Output = ()>,
     stop: &CancellationToken,
 ) -> Result<()> {
     let mut serving = pin!(serving);
     tokio::select! {
         done = &mut serving => return Ok(done?),
-        () = asked_to_stop() => stop.cancel(),
+        () = asked_to_stop() => {}
     }
+    let ending = async {
+        notice.await;
+        stop.cancel();
+        serving.await
+    };
     tokio::select! {
-        done = serving => Ok(done?),
+        done = ending => Ok(done?),
         () = asked_to_stop() => Err(anyhow!("told to stop twice: not waiting for clients")),
+    }
+}
+
+/// Reads anew, at each SIGHUP, what is in files. Never ends. In a terminal, SIGHUP says that this is
+/// gone, and ends the program.
+pub(crate) async fn reload(app: &App) -> Result<()> {
+    if stderr().is_terminal() {
+        return std::future::pending().await;
+    }
+    let mut hangup = signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?;
+    loop {
+        hangup.recv().await;
+        tracing::info!("SIGHUP: reading the certificate and the keys anew");
+        app.edge.reload();
+        if let Err(error) = app.gate.reload().await {
+            tracing::error!(error = %pg::chain(&error), "the keys stay as they were");
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `bellwether tail`: follows a stream in the terminal and resumes it.
 
 use anyhow::{Context, Result, bail};
-use http::{Request, StatusCode, Uri, header};
+use http::{HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Collected, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
@@ -85,6 +85,10 @@ async fn follow(
 fn show(message: &Message) -> std::io::Result<()> {
     match message.name.as_str() {
         "heartbeat" => Ok(()),
+        "expired" => {
+            tracing::warn!("the token has expired");
+            Ok(())
+        }
         "gap" => {
             tracing::warn!(gap = message.data, "some events do not exist any more");
             Ok(())
@@ -103,6 +107,8 @@ struct Target {
     /// `host:port`.
     authority: String,
     uri: Uri,
+    /// The header `Authorization`.
+    bearer: Option<HeaderValue>,
 }
 
 /// Why there is no stream.
@@ -142,7 +148,17 @@ impl Target {
         let uri = uri
             .parse()
             .with_context(|| format!("{uri:?} is no address"))?;
-        Ok(Self { authority, uri })
+        let bearer = options.token.as_ref().map(|token| {
+            let mut bearer = HeaderValue::try_from(format!("Bearer {token}"))
+                .context("a token has no such characters")?;
+            bearer.set_sensitive(true);
+            anyhow::Ok(bearer)
+        });
+        Ok(Self {
+            authority,
+            uri,
+            bearer: bearer.transpose()?,
+        })
     }
 
     async fn connect(&self, cursor: &str) -> Result<Incoming, Failure> {
@@ -158,6 +174,9 @@ impl Target {
         let mut request = Request::get(path)
             .header(header::HOST, &self.authority)
             .header(header::ACCEPT, "text/event-stream");
+        if let Some(bearer) = &self.bearer {
+            request = request.header(header::AUTHORIZATION, bearer);
+        }
         if !cursor.is_empty() {
             request = request.header("Last-Event-ID", cursor);
         }

@@ -40,23 +40,34 @@ AS $$
     ) AS active;
 $$;
 
--- An hour as it might have been, once: sessions of a minute or two, in waves.
+-- An hour as it might have been, once: 25 visitors at a time, of whom one leaves after a dozen
+-- things done; independent of each other, so at random times, in slow waves.
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM public.metrics_snapshots) THEN
         RETURN;
     END IF;
+    PERFORM setseed(0.6); -- the same for everybody
     INSERT INTO public.events (name, properties, created_at)
+    WITH drawn AS (
+        SELECT n, floor(25 * random())::int AS visitor,
+            sum(-ln(1 - random()) / (0.8 + n / 9000.0 + sin(n / 190.0) / 6)) OVER (ORDER BY n) AS since
+        FROM generate_series(1, 4000) AS n
+    )
     SELECT coalesce((ARRAY['button_click', 'button_click', 'button_click', 'button_click', 'search', 'search',
             'form_submit', 'share', 'signup', 'purchase'])[1 + n * 7 % 20], 'page_view'),
         json_build_object('page', (ARRAY['/', '/pricing', '/docs', '/blog', '/signup'])[1 + n * 3 % 5],
-            'session', 'past-' || n / 100 * 12 + n % 12),
-        now() - interval '1 hour' * (1 - part - sin(12 * pi() * part) / 80)
-    FROM generate_series(0, 3999) AS n, LATERAL (SELECT power(n / 4000.0, 0.8)::float AS part) AS drawn;
+            'session', 'past-' || visitor || '-' || (n / 25 + visitor) / 12),
+        now() - interval '1 hour' * (1 - since / (SELECT max(since) FROM drawn))
+    FROM drawn ORDER BY n;
 
+    -- The last minutes, which a page shows at once, as often as it goes on.
     INSERT INTO public.metrics_snapshots (page_views, active_sessions, events_count, recorded_at, counted_to)
     SELECT figures.page_views, active.sessions, figures.events_count, at, 0
-    FROM generate_series(now() - interval '1 hour', now(), '10 seconds') AS at,
+    FROM (
+        SELECT generate_series(now() - interval '1 hour', now() - interval '430 seconds', '10 seconds')
+        UNION ALL SELECT generate_series(now() - interval '420 seconds', now(), '2 seconds')
+    ) AS moments (at),
     LATERAL (
         SELECT count(*) AS events_count, count(*) FILTER (WHERE name = 'page_view') AS page_views
         FROM public.events WHERE created_at <= at

@@ -26,6 +26,12 @@ CREATE TABLE IF NOT EXISTS public.sales (
     revenue numeric(12, 2) NOT NULL
 );
 
+CREATE TABLE IF NOT EXISTS public.shoppers (
+    id      integer PRIMARY KEY,
+    seen_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX IF NOT EXISTS shoppers_seen_at ON public.shoppers (seen_at);
+
 CREATE TABLE IF NOT EXISTS public.alerts (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind       text NOT NULL,
@@ -52,14 +58,22 @@ BEGIN
         (5, 'Steel kettle', 62.00, 12, 30), (6, 'Canvas tote', 19.00, 54, 70),
         (7, 'Wall clock', 38.00, 21, 35), (8, 'Oak stool', 119.00, 13, 20),
         (9, 'Linen apron', 34.00, 28, 40), (10, 'Pepper mill', 27.50, 39, 50);
+    PERFORM setseed(0.4); -- the same for everybody
     INSERT INTO public.orders (product_id, product, quantity, total, customer, created_at)
+    WITH drawn AS (
+        SELECT n, least(random(), random()) AS liking, random() AS appetite, random() AS who,
+            sum(-ln(1 - random()) / (0.8 + n / 5000.0 + sin(n / 150.0) / 8)) OVER (ORDER BY n) AS since
+        FROM generate_series(1, 2000) AS n
+    )
     SELECT products.id, products.name, quantity, products.price * quantity,
-        (ARRAY['Amara', 'Bo', 'Chen', 'Dilek', 'Elif', 'Farid', 'Greta', 'Hugo', 'Ines', 'Jun'])[1 + n * 7 % 10],
-        now() - interval '1 hour' + interval '1 hour' * n / 2000
-    FROM generate_series(1, 2000) AS n, LATERAL (SELECT 1 + n * n % 7 / 4 AS quantity) AS drawn
+        (ARRAY['Amara', 'Bo', 'Chen', 'Dilek', 'Elif', 'Farid', 'Greta', 'Hugo', 'Ines', 'Jun'])[1 + floor(who * 10)],
+        now() - interval '1 hour' * (1 - since / (SELECT max(since) FROM drawn))
+    FROM drawn, LATERAL (SELECT (ARRAY[1, 1, 1, 1, 2, 2, 3])[1 + floor(appetite * 7)] AS quantity) AS wanted
     JOIN public.products ON true
-    WHERE products.id = 1 + n * n % 11 % 10
+    WHERE products.id = (ARRAY[1, 4, 6, 5, 10, 9, 3, 7, 2, 8])[1 + floor(liking * 10)]
     ORDER BY n;
+    INSERT INTO public.shoppers (id, seen_at)
+    SELECT n, now() - interval '1 second' * (n * 7919 % 900) FROM generate_series(1, 400) AS n;
     INSERT INTO public.sales (orders, revenue) SELECT count(*), sum(total) FROM public.orders;
 END $$;
 
@@ -118,5 +132,6 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT bellwether.publish('shop.inventory', 'inventory', retain => true, data => json_build_object(
         'products', (SELECT json_agg(products ORDER BY id) FROM public.products),
-        'sales', (SELECT row_to_json(sales) FROM public.sales ORDER BY day DESC LIMIT 1)));
+        'sales', (SELECT row_to_json(sales) FROM public.sales ORDER BY day DESC LIMIT 1),
+        'shoppers', (SELECT count(*) FROM public.shoppers WHERE seen_at > now() - interval '5 minutes')));
 $$;

@@ -43,6 +43,12 @@ SELECT bellwether.attach('public.probes', topic => 'org.{org}.probes', event => 
 
 -- Three organisations, and an hour of probes as it might have been, once.
 DO $$
+DECLARE
+    at_minute integer;
+    org_id integer;
+    monitor_number integer;
+    monitor_name text;
+    is_opened boolean;
 BEGIN
     IF EXISTS (SELECT FROM public.organisations) THEN
         RETURN;
@@ -56,12 +62,32 @@ BEGIN
         (7, 2, 'Appointments', 'https://book.halcyon.example'), (8, 2, 'Patient portal', 'https://my.halcyon.example'),
         (9, 2, 'Lab results', 'https://labs.halcyon.example'), (10, 2, 'Telephony', 'https://voice.halcyon.example'),
         (11, 3, 'Storefront', 'https://juniper.example'), (12, 3, 'Reader', 'https://read.juniper.example');
+    -- Some were down for a while: from so many minutes ago, for so many.
+    CREATE TEMPORARY TABLE trouble (monitor integer, ago integer, lasted integer) ON COMMIT DROP;
+    INSERT INTO trouble VALUES (2, 52, 2), (5, 41, 5), (3, 27, 1), (2, 23, 4), (6, 8, 2),
+        (8, 47, 3), (10, 31, 6), (7, 12, 2), (12, 38, 4), (11, 15, 1);
     INSERT INTO public.probes (org, monitor_id, is_ok, latency_ms, at)
-    SELECT org, id, NOT (id % 5 = 2 AND n BETWEEN 20 AND 23), 60 + id * 11 + (n * 37 + id * 13) % 50, now() - interval '1 minute' * n
-    FROM generate_series(60, 1, -1) AS n CROSS JOIN public.monitors ORDER BY n DESC, id;
-    INSERT INTO public.incidents (org, monitor_id, monitor, opened_at, closed_at)
-    SELECT org, id, name, now() - interval '23 minutes', now() - interval '19 minutes'
-    FROM public.monitors WHERE id % 5 = 2;
+    SELECT org, id, NOT is_down, CASE WHEN is_down THEN 5000 WHEN n * 31 % 43 = id THEN 480 + n * 3 ELSE usual END,
+        now() - interval '1 minute' * n
+    FROM generate_series(60, 1, -1) AS n CROSS JOIN public.monitors,
+    LATERAL (SELECT 60 + id * 11 + (n * 37 + id * 13) % 50) AS latency (usual),
+    LATERAL (SELECT EXISTS (
+        SELECT FROM trouble WHERE monitor = id AND n <= ago AND n > ago - lasted)) AS state (is_down)
+    ORDER BY n DESC, id;
+    -- Opened and closed in the order in which that happened.
+    FOR at_minute, org_id, monitor_number, monitor_name, is_opened IN
+        SELECT minute, org, id, name, minute = ago
+        FROM trouble JOIN public.monitors ON id = monitor, LATERAL (VALUES (ago), (ago - lasted)) AS times (minute)
+        ORDER BY minute DESC
+    LOOP
+        IF is_opened THEN
+            INSERT INTO public.incidents (org, monitor_id, monitor, opened_at)
+            VALUES (org_id, monitor_number, monitor_name, now() - interval '1 minute' * at_minute);
+        ELSE
+            UPDATE public.incidents SET closed_at = now() - interval '1 minute' * at_minute
+            WHERE monitor_id = monitor_number AND closed_at IS NULL;
+        END IF;
+    END LOOP;
 END $$;
 
 CREATE OR REPLACE FUNCTION demo.own_probe() RETURNS trigger

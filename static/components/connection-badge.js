@@ -12,6 +12,7 @@ const TONES = {
 
 class ConnectionBadge extends HTMLElement {
   #state = part("state");
+  #what = part("what"); // left out where there is no room
   #rest = part("rest");
   #connection;
   #last;
@@ -20,7 +21,9 @@ class ConnectionBadge extends HTMLElement {
   connectedCallback() {
     // Only the state is read out, and not each second the age.
     this.#state.setAttribute("role", "status");
-    this.append(part("lamp"), this.#state, this.#rest);
+    const rest = part("");
+    rest.append(this.#what, this.#rest);
+    this.append(part("lamp"), this.#state, rest);
     this.#clock = setInterval(() => this.#show(), 1000);
     this.#show();
   }
@@ -32,10 +35,13 @@ class ConnectionBadge extends HTMLElement {
   set connection(connection) {
     this.#connection = connection;
     connection.addEventListener("status", () => this.#show());
-    connection.on("*", ({ at }) => {
-      this.#last = at ?? new Date();
-    });
+    connection.on("*", ({ at }) => this.see(at));
     this.#show();
+  }
+
+  /** An event of this time is known. States that are given to everybody may be old. */
+  see(at = new Date()) {
+    if (!(at < this.#last)) this.#last = at;
   }
 
   #show() {
@@ -43,8 +49,8 @@ class ConnectionBadge extends HTMLElement {
     this.dataset.state = state;
     this.dataset.tone = TONES[state];
     set(this.#state, state);
-    const last = this.#last ? `last event ${ago(this.#last)}` : "no event yet";
-    set(this.#rest, reason || last);
+    set(this.#what, reason || !this.#last ? "" : "last event ");
+    set(this.#rest, reason || (this.#last ? ago(this.#last) : "no event yet"));
   }
 }
 

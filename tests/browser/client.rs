@@ -431,3 +431,130 @@ async fn what_the_hub_refuses_is_not_tried_again() {
         "{reason}"
     );
 }
+
+/// A page of somebody on the way, where a stream was asked for.
+#[tokio::test]
+async fn what_is_no_stream_is_as_good_as_blocked() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    insert(&database, 1, 3).await;
+    let browser = Browser::start().await;
+    let tab = blank(&browser, &hub).await;
+    let portal = json!({"path": "/v1/stream", "type": "text/html", "body": "Please log in"});
+    tab.ask("answer", portal).await;
+    follow(&tab, "blocked: 300, poll: 600", "last: 5").await;
+    tab.eventually("names", names(1, 3)).await;
+    insert(&database, 4, 6).await;
+    tab.eventually("names", names(1, 6)).await;
+    let reason = "streams are blocked on the way; asking every 1 s";
+    tab.eventually("hub.status.reason", reason).await;
+    tab.ask("allow", json!({})).await;
+    is_live(&tab).await;
+    insert(&database, 7, 9).await;
+    tab.eventually("names", names(1, 9)).await;
+}
+
+/// Pauses are random below a limit that doubles from 1 s to 30 s, and begins anew after a
+/// connection that lasted. Here nothing is waited for, and what would have been is in `pauses`.
+#[tokio::test]
+async fn it_backs_off_with_full_jitter() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    let browser = Browser::start().await;
+    let tab = blank(&browser, &hub).await;
+    tab.eval(
+        "window.pauses = []; window.chance = 1; Math.random = () => chance;
+        const wait = setTimeout;
+        window.setTimeout = (then, pause) => wait(then, pauses.push(pause) < 14 ? 0 : 3_600_000)",
+    )
+    .await;
+    follow(&tab, "backoff: [1000, 30000]", "").await;
+    is_live(&tab).await;
+    let lasted = "performance.now() - hub.status.since + performance.timeOrigin > 200";
+    tab.eventually(lasted, true).await;
+    assert_eq!(tab.eval("pauses").await, json!([]));
+    let options = again(&hub);
+    hub.kill().await;
+    tab.eventually("pauses.length", 14).await;
+    let limits = [1, 2, 4, 8, 16, 30, 30].map(|seconds| seconds * 1000);
+    assert_eq!(
+        tab.eval("pauses.slice(0, 7)").await,
+        json!(limits),
+        "the limits"
+    );
+
+    let hub = Hub::start_with(&database, options).await;
+    tab.eval("chance = 0.25; pauses.length = 0; window.dispatchEvent(new Event('online'))")
+        .await;
+    is_live(&tab).await;
+    tab.eventually(lasted, true).await;
+    tab.eval("pauses.length = 0").await;
+    hub.kill().await;
+    tab.eventually("pauses.length", 14).await;
+    let quarters = limits.map(|limit| limit / 4);
+    assert_eq!(
+        tab.eval("pauses.slice(0, 7)").await,
+        json!(quarters),
+        "a quarter of each"
+    );
+}
+
+/// What is said in bellwether.d.ts, by a clock that is put forward.
+#[tokio::test]
+async fn silence_is_told_after_20_s_and_ended_after_45() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    let browser = Browser::start().await;
+    let tab = blank(&browser, &hub).await;
+    tab.eval("window.later = 0; window.looks = 0; const now = Date.now; Date.now = () => (looks++, now() + later)")
+        .await;
+    let connect = r#"import("/bellwether.js").then(({ connect }) => {
+        window.states = [];
+        window.hub = connect("events");
+        hub.addEventListener("status", ({ detail }) => states.push(`${detail.state} ${detail.reason}`));
+    })"#;
+    tab.eval(connect).await;
+    is_live(&tab).await;
+    kill(hub.pid(), Signal::SIGSTOP).unwrap();
+    tab.eval("later += 18_000; looks = 0").await;
+    tab.eventually("looks > 1", true).await;
+    assert_eq!(tab.eval("hub.status.state").await, "live");
+    tab.eval("later += 6_000").await;
+    tab.eventually("hub.status.reason", "nothing heard for 20 s")
+        .await;
+    tab.eval("later += 25_000").await;
+    tab.eventually("states.at(-1)", "reconnecting nothing heard for 45 s")
+        .await;
+    kill(hub.pid(), Signal::SIGCONT).unwrap();
+    is_live(&tab).await;
+}
+
+/// A gap is told in all tabs, by the one that holds the stream.
+#[tokio::test]
+async fn a_gap_is_told_in_every_tab() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    let browser = Browser::start().await;
+    let mut tabs = Vec::new();
+    for _ in 0..2 {
+        let tab = blank(&browser, &hub).await;
+        follow(&tab, "", "").await;
+        is_live(&tab).await;
+        tabs.push(tab);
+    }
+    insert(&database, 1, 3).await;
+    for tab in &tabs {
+        tab.eventually("names", names(1, 3)).await;
+    }
+    let another = TestDatabase::create().await;
+    let options = again(&hub);
+    hub.kill().await;
+    let hub = Hub::start_with(&another, options).await;
+    insert(&another, 4, 6).await;
+    for tab in &tabs {
+        tab.eventually("gaps.map(({ reason }) => reason)", json!(["epoch"]))
+            .await;
+        tab.eventually("names", names(1, 6)).await;
+    }
+    clients(&hub, 1).await;
+}

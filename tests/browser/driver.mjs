@@ -1,14 +1,22 @@
 // Chromium, driven by lines of JSON: {"do": …} in, {"is": …} or {"error": …} out.
 // Tabs are numbers. What a page complains of is kept, for "troubles".
 import { spawn } from "node:child_process";
-import { accessSync, constants, existsSync, mkdtempSync, readFileSync } from "node:fs";
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
 import { rm } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 
-const { chromium } = createRequire(new URL("../clients/", import.meta.url))("playwright-core");
+const require = createRequire(new URL("../clients/", import.meta.url));
+const { chromium } = require("playwright-core");
 
 function findBrowser() {
   for (const name of ["chromium", "chromium-browser", "google-chrome"]) {
@@ -37,6 +45,7 @@ const flags = [
   "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
   "--remote-debugging-port=0",
   `--user-data-dir=${profile}`,
+  ...process.argv.slice(2),
   "about:blank",
 ];
 const browser = spawn(findBrowser(), flags, { stdio: "ignore" });
@@ -52,11 +61,25 @@ const port = readFileSync(told, "utf8").split("\n")[0];
 // Without playwright's defaults, which make every tab believe that it is in front.
 const connected = await chromium.connectOverCDP(`http://127.0.0.1:${port}`, { noDefaults: true });
 const context = connected.contexts()[0];
+const root = await connected.newBrowserCDPSession();
 const tabs = [];
 
+async function openWindow() {
+  const opened = context.waitForEvent("page");
+  const window = { url: "about:blank", newWindow: true };
+  await root.send("Target.createTarget", window);
+  return opened;
+}
+
+async function devtools(tab) {
+  const { page } = tabs[tab];
+  return (tabs[tab].session ??= await context.newCDPSession(page));
+}
+
 const verbs = {
-  async open({ url }) {
-    const page = await context.newPage();
+  // A tab in front, or a window of its own: that one is seen beside others.
+  async open({ url, isWindow }) {
+    const page = isWindow ? await openWindow() : await context.newPage();
     const tab = { page, troubles: [] };
     page.on("console", (message) => {
       if (message.type() === "error") tab.troubles.push(message.text());
@@ -66,7 +89,19 @@ const verbs = {
     await page.goto(url);
     return tabs.length - 1;
   },
-  eval: ({ tab, code }) => tabs[tab].page.evaluate(code),
+  async go({ tab, url }) {
+    await tabs[tab].page.goto(url);
+  },
+  async eval({ tab, code }) {
+    const { page } = tabs[tab];
+    try {
+      return await page.evaluate(code);
+    } catch (error) {
+      if (!String(error).includes("because of a navigation")) throw error;
+      await page.waitForLoadState();
+      return page.evaluate(code);
+    }
+  },
   // Does not wait for what the code does.
   begin({ tab, code }) {
     tabs[tab].page.evaluate(code).catch(() => {});
@@ -74,6 +109,36 @@ const verbs = {
   press: ({ tab, key }) => tabs[tab].page.keyboard.press(key),
   type: ({ tab, text }) => tabs[tab].page.keyboard.type(text),
   size: ({ tab, width, height }) => tabs[tab].page.setViewportSize({ width, height }),
+  // {colorScheme: "dark", reducedMotion: "reduce"}
+  media: ({ tab, ...media }) => tabs[tab].page.emulateMedia(media),
+  async picture({ tab, path }) {
+    const options = { format: "webp", quality: 88 };
+    const { data } = await (await devtools(tab)).send("Page.captureScreenshot", options);
+    writeFileSync(path, Buffer.from(data, "base64"));
+  },
+  // What a page holds when all is thrown away that nobody needs: bytes, nodes, listeners.
+  async weigh({ tab }) {
+    const session = await devtools(tab);
+    await session.send("HeapProfiler.collectGarbage");
+    await session.send("Performance.enable");
+    const { metrics } = await session.send("Performance.getMetrics");
+    const value = (name) => metrics.find((it) => it.name === name).value;
+    return {
+      heap: value("JSHeapUsedSize"),
+      nodes: value("Nodes"),
+      listeners: value("JSEventListeners"),
+    };
+  },
+  // What axe-core has to say against a page: rule, impact and where.
+  async judge({ tab }) {
+    const { page } = tabs[tab];
+    await page.evaluate(readFileSync(require.resolve("axe-core/axe.min.js"), "utf8"));
+    const { violations } = await page.evaluate("axe.run()");
+    return violations.map(({ id, impact, nodes }) => {
+      const places = nodes.map(({ target, failureSummary }) => `${target}: ${failureSummary}`);
+      return `${id} (${impact}): ${places.join("; ")}`;
+    });
+  },
   front: ({ tab }) => tabs[tab].page.bringToFront(),
   close: ({ tab }) => tabs[tab].page.close(),
   // Requests for a path get no answer at all, as behind a proxy that holds back what does not end.
@@ -81,6 +146,12 @@ const verbs = {
     tabs[tab].page.route(
       (url) => url.pathname === path,
       () => {},
+    ),
+  // Requests for a path are answered by somebody else.
+  answer: ({ tab, path, type, body }) =>
+    tabs[tab].page.route(
+      (url) => url.pathname === path,
+      (route) => route.fulfill({ status: 200, contentType: type, body }),
     ),
   // Requests for a path with this token are refused.
   refuse: ({ tab, path, token }) =>
@@ -104,8 +175,7 @@ for await (const line of createInterface({ input: process.stdin })) {
     console.log(JSON.stringify({ error: String(error) }));
   }
 }
-const session = await connected.newBrowserCDPSession();
-await session.send("Browser.close").catch(() => browser.kill("SIGKILL"));
+await root.send("Browser.close").catch(() => browser.kill("SIGKILL"));
 await ended;
 // Some of its processes may take a moment longer, and write.
 await rm(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 });

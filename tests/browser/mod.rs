@@ -16,10 +16,24 @@ use tokio::{
 
 use crate::harness::{eventually, within};
 
+/// Tokens, in the client and the pages.
+mod auth;
 /// `static/bellwether.js`.
 mod client;
-/// The pages.
+/// What holds for every page.
+mod every_page;
+/// What the README shows, and the types.
+mod examples;
+/// Each page.
 mod pages;
+/// Writes the pictures of `docs/`.
+mod pictures;
+/// Measures the time from INSERT to pixels.
+mod pixels;
+/// Pages that are left running.
+mod soak;
+/// Many streams of one page.
+mod streams;
 
 /// Browsers at the same time. Each is several processes.
 static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(2)));
@@ -45,6 +59,11 @@ struct Tab<'a> {
 
 impl Browser {
     async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// One with flags of Chromium's.
+    async fn start_with(flags: &[&str]) -> Self {
         let place = Arc::clone(&PLACES).acquire_owned().await.unwrap();
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
         let needs = folder.join("clients/node_modules");
@@ -55,6 +74,7 @@ impl Browser {
         );
         let mut driver = Command::new("node")
             .arg(folder.join("browser/driver.mjs"))
+            .args(flags)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -70,8 +90,19 @@ impl Browser {
         }
     }
 
+    /// A tab, in front of the others.
     async fn open(&self, url: &str) -> Tab<'_> {
-        let number = self.ask(json!({"do": "open", "url": url})).await;
+        self.open_as(json!({"url": url})).await
+    }
+
+    /// A window of its own: nothing hides it.
+    async fn open_window(&self, url: &str) -> Tab<'_> {
+        self.open_as(json!({"url": url, "isWindow": true})).await
+    }
+
+    async fn open_as(&self, mut command: Value) -> Tab<'_> {
+        command["do"] = "open".into();
+        let number = self.ask(command).await;
         Tab {
             browser: self,
             number: number.as_u64().unwrap(),
@@ -108,6 +139,14 @@ impl Tab<'_> {
     /// Waits until an expression has a value.
     async fn eventually(&self, code: &str, expected: impl Into<Value>) {
         eventually(code, expected.into(), async || self.eval(code).await).await;
+    }
+
+    async fn go(&self, url: &str) {
+        self.ask("go", json!({"url": url})).await;
+    }
+
+    async fn close(self) {
+        self.ask("close", json!({})).await;
     }
 
     async fn press(&self, key: &str) {

@@ -28,6 +28,8 @@ pub(crate) struct Client {
     taken: String,
     /// The first bytes, if somebody wants to look at them.
     pub(crate) bytes: Vec<u8>,
+    /// How many bytes there were in all.
+    pub(crate) received: u64,
 }
 
 /// What a client is sent.
@@ -75,6 +77,7 @@ impl Client {
             ready: VecDeque::new(),
             taken: cursor.map_or_else(String::new, |(_, cursor)| (*cursor).to_owned()),
             bytes: Vec::new(),
+            received: 0,
         })
     }
 
@@ -179,6 +182,7 @@ impl Client {
     }
 
     fn take(&mut self, bytes: &[u8]) {
+        self.received += bytes.len() as u64;
         if self.bytes.len() < KEPT_BYTES {
             self.bytes.extend_from_slice(bytes);
         }
@@ -246,17 +250,22 @@ pub(crate) async fn request_whole(
     address: SocketAddr,
     request: Request<Full<Bytes>>,
 ) -> (u16, HeaderMap, String) {
-    let response = send(address, request).await.unwrap();
+    try_request(address, request).await.unwrap()
+}
+
+/// The same, where nobody may answer.
+pub(crate) async fn try_request(
+    address: SocketAddr,
+    request: Request<Full<Bytes>>,
+) -> Result<(u16, HeaderMap, String), Box<dyn Error + Send + Sync>> {
+    let response = send(address, request).await?;
     let (parts, body) = response.into_parts();
-    let body = within("a whole answer", body.collect())
-        .await
-        .unwrap()
-        .to_bytes();
-    (
+    let body = within("a whole answer", body.collect()).await?.to_bytes();
+    Ok((
         parts.status.as_u16(),
         parts.headers,
-        String::from_utf8(body.to_vec()).unwrap(),
-    )
+        String::from_utf8(body.to_vec())?,
+    ))
 }
 
 async fn send(

@@ -15,7 +15,7 @@ use tokio::{
     process::{Child, ChildStdout, Command},
 };
 
-use super::{Client, Lines, TestDatabase, within};
+use super::{Client, Lines, Proxy, ProxyKind, TestDatabase, within};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_bellwether");
 
@@ -42,7 +42,11 @@ fn undisturbed(mut command: Command) -> Command {
 pub(crate) struct Hub {
     child: Child,
     stdout: BufReader<ChildStdout>,
+    /// Where clients find it: its own address, or that of the proxy that all hubs are behind.
     pub(crate) address: SocketAddr,
+    /// Where it is itself.
+    pub(crate) own: SocketAddr,
+    _proxy: Option<Proxy>,
 }
 
 /// How a hub is to be started.
@@ -52,6 +56,8 @@ pub(crate) struct HubOptions {
     pub(crate) args: Vec<String>,
     /// The network namespace it is in, if not in ours.
     pub(crate) network: Option<String>,
+    /// What is in its environment.
+    pub(crate) env: Vec<(String, String)>,
     /// Whether to keep what it logs from the test's output.
     pub(crate) is_quiet: bool,
 }
@@ -62,6 +68,7 @@ impl Default for HubOptions {
             listen: "127.0.0.1:0".to_owned(),
             args: Vec::new(),
             network: None,
+            env: Vec::new(),
             is_quiet: false,
         }
     }
@@ -107,6 +114,7 @@ impl Hub {
         let mut child = command
             .args(["serve", "--listen", &options.listen, "--database-url", url])
             .args(&options.args)
+            .envs(options.env.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -131,15 +139,13 @@ impl Hub {
             within("a line of the hub", stdout.read_line(&mut line))
                 .await
                 .unwrap();
-            if let Some(at) = line.strip_prefix("http://") {
+            if let Some((_, at)) = line.split_once("://")
+                && line.starts_with("http")
+            {
                 address = Some(at.trim().parse().unwrap());
             } else if line.starts_with("ready") {
                 let address = address.expect("the address comes before ready");
-                return Ok(Self {
-                    child,
-                    stdout,
-                    address,
-                });
+                return Ok(Self::behind_proxy(child, stdout, address).await);
             } else if line.is_empty() {
                 let status = within("the hub's end", child.wait()).await.unwrap();
                 return Err((status, log.await.unwrap()));
@@ -164,10 +170,20 @@ impl Hub {
             TcpStream::connect(address).await.is_ok()
         })
         .await;
+        Self::behind_proxy(child, stdout, address).await
+    }
+
+    async fn behind_proxy(child: Child, stdout: BufReader<ChildStdout>, own: SocketAddr) -> Self {
+        let proxy = match ProxyKind::of_all_hubs() {
+            Some(kind) => Some(Proxy::start(kind, &[own]).await),
+            None => None,
+        };
         Self {
             child,
             stdout,
-            address,
+            address: proxy.as_ref().map_or(own, |proxy| proxy.address),
+            own,
+            _proxy: proxy,
         }
     }
 
@@ -187,13 +203,23 @@ impl Hub {
 
     /// A counter or gauge of `/metrics`.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
-        let (_, text) = super::client::get(self.address, "/metrics").await;
+        let (_, text) = super::client::get(self.own, "/metrics").await;
         let line = text
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {name} in {text}"))
             .parse()
             .unwrap()
+    }
+
+    /// The memory it has, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// Sends SIGTERM; returns at once.

@@ -4,13 +4,17 @@ mod client;
 mod database;
 mod hub;
 mod ledger;
+mod proxy;
+mod tls;
 
-pub(crate) use client::{Client, Delivery, Lines, get, request_whole};
+pub(crate) use client::{Client, Delivery, Lines, get, request_whole, try_request};
 pub(crate) use database::{
     TestDatabase, connect, private_postgres, private_postgres_with, server_major,
 };
 pub(crate) use hub::{Hub, HubOptions, bellwether};
 pub(crate) use ledger::{Committed, check_order, now};
+pub(crate) use proxy::{Kind as ProxyKind, Proxy};
+pub(crate) use tls::Authority;
 
 use std::{fmt::Debug, time::Duration};
 use tokio::time::{self, Instant};

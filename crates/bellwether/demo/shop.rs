@@ -13,6 +13,11 @@ const CUSTOMERS: [&str; 12] = [
 /// Products in the order of how much they are liked.
 const LIKED: [i32; 10] = [1, 4, 6, 5, 10, 9, 3, 7, 2, 8];
 
+/// Customers who come back now and then.
+const SHOPPERS: i32 = 400;
+
+/// Mean time between two of them who look around.
+const LOOKS: Duration = Duration::from_millis(1_600);
 /// Mean time between two orders.
 const ORDERS: Duration = Duration::from_millis(1_500);
 /// Between two deliveries.
@@ -32,6 +37,11 @@ pub(super) async fn run(database: &Database) {
             tables.order(product, quantity, choose(&CUSTOMERS)).await
         },
     );
+    let looks = again(
+        database,
+        || at_random(LOOKS, fastrand::f64()),
+        async |tables| tables.browse(fastrand::i32(1..=SHOPPERS)).await,
+    );
     let deliveries = async {
         time::sleep(DELIVERIES).await;
         again(
@@ -46,5 +56,5 @@ pub(super) async fn run(database: &Database) {
         || INVENTORIES,
         async |tables| tables.take_inventory().await,
     );
-    tokio::join!(orders, deliveries, inventories);
+    tokio::join!(orders, looks, deliveries, inventories);
 }

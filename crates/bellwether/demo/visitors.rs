@@ -46,21 +46,27 @@ const STAYS: u32 = 12;
 
 /// Inserts visitors' doings, at random times as visitors do.
 pub(super) async fn come(database: &Database) {
-    let mut sessions: Vec<u32> = (0..VISITORS).map(|_| fastrand::u32(..)).collect();
+    let mut sessions: Vec<String> = (0..VISITORS).map(former).collect();
     again(
         database,
         || at_random(MEAN_PAUSE, fastrand::f64()),
         async |tables| {
             let session = fastrand::choice(&mut sessions).expect("there are some");
             if fastrand::u32(..STAYS) == 0 {
-                *session = fastrand::u32(..);
+                *session = format!("{:08x}", fastrand::u32(..));
             }
             let (name, mut properties) = action();
-            properties["session"] = format!("{session:08x}").into();
+            properties["session"] = session.as_str().into();
             tables.visit(name, &properties.to_string()).await
         },
     )
     .await;
+}
+
+/// The session of a visitor who was there at the end of the made-up past (`analytics.sql`), and
+/// stays: else all would seem to have gone, and as many to have come at once.
+fn former(visitor: usize) -> String {
+    format!("past-{visitor}-{}", (4000 / VISITORS + visitor) / 12)
 }
 
 /// Records figures of what they do.

@@ -45,6 +45,8 @@ pub struct Frame {
     pub topic: Topic,
     /// The event's name, by which some clients choose, too.
     pub name: Arc<str>,
+    /// When it was captured, by the server's clock.
+    pub at: SystemTime,
     /// What it says about its topic's state.
     pub retain: Retain,
     /// Its bytes.

@@ -8,6 +8,7 @@ use std::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
 
 use crate::{
@@ -40,6 +41,21 @@ pub struct Hub {
     /// The head up to which all lanes have been sent what is theirs. Behind the ring's
     /// head only while `publish` sends.
     sent: AtomicU64,
+    /// How often a subscription lagged behind its lane.
+    lags: AtomicU64,
+}
+
+/// What of the stream is in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Coverage {
+    /// Number of the event before the oldest.
+    pub floor: u64,
+    /// How many events.
+    pub events: u64,
+    /// What they take in memory, as they are encoded.
+    pub bytes: usize,
+    /// When the oldest of them was captured; `None` if there is none.
+    pub since: Option<SystemTime>,
 }
 
 #[derive(Debug)]
@@ -134,6 +150,7 @@ impl Hub {
             state: RwLock::new(state),
             pieces: Pieces::new(),
             sent: AtomicU64::new(0),
+            lags: AtomicU64::new(0),
         })
     }
 
@@ -214,7 +231,7 @@ impl Hub {
             return Err(NotOpen);
         }
         let seq = from.map_or(state.ring.head(), |cursor| cursor.seq);
-        let (lane, filter, queue) = state.lanes.join(&filter);
+        let (lane, filter, queue) = state.lanes.join(filter);
         let berth = Berth {
             generation: state.generation,
             lane,
@@ -290,9 +307,24 @@ impl Hub {
         })
     }
 
-    /// The lowest position from which the ring can replay.
-    pub fn floor(&self) -> u64 {
-        self.read().ring.floor()
+    /// What is in memory for those who come back.
+    pub fn coverage(&self) -> Coverage {
+        let ring = &self.read().ring;
+        Coverage {
+            floor: ring.floor(),
+            events: ring.head() - ring.floor(),
+            bytes: ring.bytes(),
+            since: ring.begins_at(),
+        }
+    }
+
+    /// How often a subscription fell so far behind its lane that it had to replay from the ring.
+    pub fn lags(&self) -> u64 {
+        self.lags.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_lag(&self) {
+        self.lags.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Where the last `count` events of a filter begin.

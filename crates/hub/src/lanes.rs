@@ -4,10 +4,14 @@ use bytes::Bytes;
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
+    time::SystemTime,
 };
 use tokio::sync::broadcast;
 
-use crate::{Filter, Frame, Pattern, Topic, Wire, ring::join};
+use crate::{
+    Filter, Frame, Pattern, Topic, Wire,
+    ring::{count, join},
+};
 
 /// Batches that a lane keeps for its slowest subscription. One that is further behind
 /// reads the ring instead, which is not dearer: it gets all it missed in one piece.
@@ -19,6 +23,10 @@ pub(crate) struct Batch {
     /// The stream's head with this batch, whether or not the last event is the lane's.
     pub(crate) last_seq: u64,
     pub(crate) bytes: Bytes,
+    /// How many events they are.
+    pub(crate) events: u32,
+    /// When the newest of them was captured.
+    pub(crate) at: SystemTime,
 }
 
 /// Identifies a lane as long as it has subscriptions.
@@ -43,8 +51,9 @@ struct Lane {
     /// Frames of the batch that is being sorted; empty between batches.
     pending: Vec<Wire>,
     /// The last event put into `pending`, so that two patterns of one filter that both
-    /// match it count once.
+    /// match it count once; and when it was captured.
     pending_seq: u64,
+    pending_at: SystemTime,
 }
 
 /// A subscription's end of its lane.
@@ -70,8 +79,8 @@ struct Node {
 impl Lanes {
     /// Subscribes to the filter's lane, which is made if need be. Returns the lane's own filter
     /// as well: thousands of subscriptions are to share its memory.
-    pub(crate) fn join(&mut self, filter: &Filter) -> (LaneId, Filter, Queue) {
-        let id = match self.by_filter.get(filter) {
+    pub(crate) fn join(&mut self, filter: Filter) -> (LaneId, Filter, Queue) {
+        let id = match self.by_filter.get(&filter) {
             Some(&id) => id,
             None => self.insert(filter),
         };
@@ -118,15 +127,21 @@ impl Lanes {
                     return;
                 }
                 lane.pending_seq = frame.seq;
+                lane.pending_at = frame.at;
                 lane.pending.push(frame.wire.clone());
             });
         }
         let last_seq = frames.last().map_or(0, |frame| frame.seq);
         let mut assemble = |id: LaneId| {
             let lane = slots[id].as_mut().expect("touched just now");
-            let bytes = join(&lane.pending, lane.filter.form());
+            let batch = Batch {
+                last_seq,
+                bytes: join(&lane.pending, lane.filter.form()),
+                events: count(lane.pending.len()),
+                at: lane.pending_at,
+            };
             lane.pending.clear();
-            (lane.queue.clone(), Batch { last_seq, bytes })
+            (lane.queue.clone(), batch)
         };
         touched.into_iter().map(&mut assemble).collect()
     }
@@ -141,23 +156,24 @@ impl Lanes {
         self.subscriptions
     }
 
-    fn insert(&mut self, filter: &Filter) -> LaneId {
+    fn insert(&mut self, filter: Filter) -> LaneId {
         let lane = Lane {
             filter: filter.clone(),
             queue: broadcast::Sender::new(QUEUE),
             subscriptions: 0,
             pending: Vec::new(),
             pending_seq: 0,
+            pending_at: SystemTime::UNIX_EPOCH,
         };
         let id = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
         self.slots[id] = Some(lane);
-        self.by_filter.insert(filter.clone(), id);
         for pattern in filter.patterns() {
             self.by_token.insert(pattern, id);
         }
+        self.by_filter.insert(filter, id);
         id
     }
 }
@@ -249,6 +265,7 @@ mod tests {
             seq,
             topic: Topic::new(topic).unwrap(),
             name: if seq.is_multiple_of(3) { "x" } else { "z" }.into(),
+            at: SystemTime::UNIX_EPOCH,
             retain: Retain::No,
             wire: format!("{seq} ").into(),
         }
@@ -293,9 +310,9 @@ mod tests {
             topics in proptest::collection::vec(topic(), 1..20),
         ) {
             let mut lanes = Lanes::default();
-            let joined: Vec<_> = filters.iter().map(|filter| lanes.join(filter)).collect();
+            let joined: Vec<_> = filters.iter().map(|filter| lanes.join(filter.clone())).collect();
             let mut stayed = Vec::new();
-            for ((filter, (id, queue)), leaves) in filters.iter().zip(joined).zip(leaving) {
+            for ((filter, (id, _, queue)), leaves) in filters.iter().zip(joined).zip(leaving) {
                 if leaves { lanes.leave(id) } else { stayed.push((filter, id, queue)) }
             }
             prop_assert_eq!(lanes.subscriptions(), stayed.len());

@@ -35,8 +35,8 @@ mod topic;
 
 pub use cursor::{Ancestor, Cursor, Epoch, InvalidCursor};
 pub use event::{Event, Form, Frame, PARTS, Retain, Wire};
-pub use filter::{Filter, InvalidFilter, MAX_PATTERNS};
-pub use hub::{Hub, Limits, NotOpen, Place, Rewind};
+pub use filter::{Filter, InvalidFilter, MAX_PATTERNS, NotGranted};
+pub use hub::{Coverage, Hub, Limits, NotOpen, Place, Rewind};
 pub use ring::{Piece, Ring};
-pub use subscription::{Next, Subscription};
+pub use subscription::{Next, Portion, Subscription};
 pub use topic::{InvalidTopic, MAX_TOPIC_BYTES, Pattern, Topic};

@@ -6,6 +6,7 @@ use std::{
     borrow::Borrow,
     collections::{BTreeMap, VecDeque},
     ops::Bound,
+    time::SystemTime,
 };
 
 use crate::{Filter, Form, Frame, Topic, Wire};
@@ -38,6 +39,8 @@ pub struct Ring {
 pub struct Piece {
     /// The frames, maybe none.
     pub bytes: Bytes,
+    /// How many they are.
+    pub events: u32,
     /// The position after them.
     pub to: u64,
 }
@@ -127,7 +130,8 @@ impl Ring {
             picked.push(&frame.wire);
         }
         let bytes = join(&picked, form);
-        Some(Piece { bytes, to })
+        let events = count(picked.len());
+        Some(Piece { bytes, events, to })
     }
 
     /// The numbers after a position of the frames that a filter matches, a list for each topic;
@@ -173,6 +177,16 @@ impl Ring {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// When the oldest event here was captured; `None` if there is none.
+    pub fn begins_at(&self) -> Option<SystemTime> {
+        self.frames.front().map(|frame| frame.at)
+    }
+}
+
+/// How many frames are handed out together.
+pub(crate) fn count(frames: usize) -> u32 {
+    u32::try_from(frames).expect("their bytes would not fit into memory")
 }
 
 /// One run of bytes from many frames. A single one is passed on as it is.
@@ -199,6 +213,7 @@ mod tests {
             seq,
             topic: Topic::new("t").unwrap(),
             name: "n".into(),
+            at: SystemTime::UNIX_EPOCH,
             retain: Retain::No,
             wire: Bytes::from(vec![b'x'; len]).into(),
         }
@@ -236,12 +251,13 @@ mod tests {
                 seq,
                 topic: Topic::new(topic).unwrap(),
                 name: if seq.is_multiple_of(3) { "x" } else { "z" }.into(),
+                at: SystemTime::UNIX_EPOCH,
                 retain: Retain::No,
                 wire: format!("{seq} ").into(),
             }).collect();
             frames.iter().cloned().for_each(|frame| ring.push(frame));
             let (mut seq, mut got) = (from, Vec::new());
-            while let Some(Piece { bytes, to }) = ring.piece(&filter, seq, max_bytes) {
+            while let Some(Piece { bytes, to, .. }) = ring.piece(&filter, seq, max_bytes) {
                 let text = String::from_utf8(bytes.to_vec()).unwrap();
                 let seqs: Vec<u64> = text.split_whitespace().map(|n| n.parse().unwrap()).collect();
                 prop_assert!(bytes.len() <= max_bytes || seqs.len() == 1);

@@ -5,6 +5,7 @@ use std::{
     fmt,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::SystemTime,
 };
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::ReusableBoxFuture;
@@ -40,8 +41,8 @@ enum Mode {
 /// What a subscription's owner is to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Send these bytes. The cursor is behind them already.
-    Bytes(Bytes),
+    /// Send these events. The cursor is behind them already.
+    Portion(Portion),
     /// The ring no longer holds what follows the cursor: read it from history and say
     /// so with [`Subscription::replayed_to`].
     BeforeRing {
@@ -53,6 +54,18 @@ pub enum Next {
     },
     /// The stream has ended, or the hub is closed.
     Closed,
+}
+
+/// Events for one client, at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Portion {
+    /// As they go over the wire.
+    pub bytes: Bytes,
+    /// How many they are.
+    pub events: u32,
+    /// When the newest of them was captured, if they come as they happen; `None` if they are
+    /// replayed.
+    pub live: Option<SystemTime>,
 }
 
 impl Subscription {
@@ -82,10 +95,15 @@ impl Subscription {
                         .hub
                         .read_ring(self.berth, &self.filter, self.cursor.seq)
                     {
-                        Read::Piece(Piece { bytes, to }) => {
+                        Read::Piece(Piece { bytes, events, to }) => {
                             self.cursor.seq = to;
                             if !bytes.is_empty() {
-                                return Poll::Ready(Next::Bytes(bytes));
+                                let live = None;
+                                return Poll::Ready(Next::Portion(Portion {
+                                    bytes,
+                                    events,
+                                    live,
+                                }));
                             }
                         }
                         Read::CaughtUp => self.mode = Mode::Live,
@@ -108,9 +126,16 @@ impl Subscription {
                         Ok(batch) if batch.last_seq <= self.cursor.seq => {}
                         Ok(batch) => {
                             self.cursor.seq = batch.last_seq;
-                            return Poll::Ready(Next::Bytes(batch.bytes));
+                            return Poll::Ready(Next::Portion(Portion {
+                                bytes: batch.bytes,
+                                events: batch.events,
+                                live: Some(batch.at),
+                            }));
                         }
-                        Err(RecvError::Lagged(_)) => self.mode = Mode::Replaying,
+                        Err(RecvError::Lagged(_)) => {
+                            self.hub.note_lag();
+                            self.mode = Mode::Replaying;
+                        }
                         Err(RecvError::Closed) => return Poll::Ready(Next::Closed),
                     }
                 }
@@ -127,6 +152,11 @@ impl Subscription {
     /// What it is subscribed to.
     pub fn filter(&self) -> &Filter {
         &self.filter
+    }
+
+    /// Whether its hub is open, and so another stream has taken the place of one that was closed.
+    pub fn is_replaced(&self) -> bool {
+        self.hub.head().is_some()
     }
 
     /// Says that history was sent, or is gone, up to and including this number.
@@ -187,6 +217,7 @@ mod tests {
             seq,
             topic: Topic::new(if seq % 2 == 0 { "a.even" } else { "a.odd" }).unwrap(),
             name: "n".into(),
+            at: SystemTime::UNIX_EPOCH,
             retain: Retain::No,
             wire: format!("{seq} ").into(),
         });
@@ -210,11 +241,12 @@ mod tests {
 
     fn numbers(next: Option<Next>) -> Vec<u64> {
         match next {
-            Some(Next::Bytes(bytes)) => {
+            Some(Next::Portion(Portion { bytes, events, .. })) => {
                 let text = String::from_utf8(bytes.to_vec()).unwrap();
-                text.split_whitespace()
-                    .map(|number| number.parse().unwrap())
-                    .collect()
+                let numbers = text.split_whitespace();
+                let numbers: Vec<u64> = numbers.map(|number| number.parse().unwrap()).collect();
+                assert_eq!(numbers.len(), events as usize, "they are counted");
+                numbers
             }
             _ => Vec::new(),
         }
@@ -277,7 +309,7 @@ mod tests {
         publish(&hub, 10);
         let replayed = |pattern: &str| {
             let mut subscription = subscribe(&hub, pattern, Some(0));
-            let Some(Next::Bytes(bytes)) = poll(&mut subscription) else {
+            let Some(Next::Portion(Portion { bytes, .. })) = poll(&mut subscription) else {
                 panic!("there is something to replay");
             };
             bytes

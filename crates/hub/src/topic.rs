@@ -143,6 +143,40 @@ impl Pattern {
         topic.next().is_none()
     }
 
+    /// The pattern of the topics that both this and another match, if there are any. Two patterns
+    /// never need more than one for that.
+    pub fn intersection(&self, other: &Self) -> Option<Self> {
+        let mut common: Vec<&str> = Vec::new();
+        let (mut ours, mut theirs) = (self.tokens(), other.tokens());
+        loop {
+            match (ours.next(), theirs.next()) {
+                (None, None) => break,
+                (Some(">"), Some(token)) => {
+                    common.push(token);
+                    common.extend(theirs);
+                    break;
+                }
+                (Some(token), Some(">")) => {
+                    common.push(token);
+                    common.extend(ours);
+                    break;
+                }
+                (Some("*"), Some(token)) | (Some(token), Some("*")) => common.push(token),
+                (Some(token), Some(same)) if token == same => common.push(token),
+                // Another token, or one of them ends here.
+                _ => return None,
+            }
+        }
+        // Too long: and so is every topic that both would match, as a wildcard stands for a
+        // byte at least.
+        Self::new(&common.join(".")).ok()
+    }
+
+    /// Whether it matches all that another matches.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.intersection(other).as_ref() == Some(other)
+    }
+
     /// What it has before its first wildcard: all topics it matches begin so.
     pub(crate) fn prefix(&self) -> &str {
         if !self.has_wildcards {
@@ -304,6 +338,67 @@ mod tests {
             let pattern = Pattern::new(&pattern).unwrap();
             let topic = Topic::new(&topic).unwrap();
             prop_assert_eq!(pattern.matches(&topic), is_meant(&tokens, &found));
+        }
+    }
+
+    #[track_caller]
+    fn meet(one: &str, other: &str, expected: Option<&str>) {
+        let (one, other) = (Pattern::new(one).unwrap(), Pattern::new(other).unwrap());
+        let expected = expected.map(|text| Pattern::new(text).unwrap());
+        assert_eq!(one.intersection(&other), expected, "{one} and {other}");
+        assert_eq!(other.intersection(&one), expected, "{other} and {one}");
+    }
+
+    #[test]
+    fn what_two_patterns_have_in_common() {
+        meet(">", "org.7.>", Some("org.7.>"));
+        meet("org.>", "org.7.>", Some("org.7.>"));
+        meet("org.*.alerts", "org.7.>", Some("org.7.alerts"));
+        meet("*.7", "org.*", Some("org.7"));
+        meet("org.>", "*.*.alerts", Some("org.*.alerts"));
+        meet("org.8.>", "org.7.>", None);
+        meet("org", "org.>", None);
+        meet("org.7", "org.*.>", None);
+        meet("*", "*.*", None);
+        let (long, other) = ("x".repeat(200), "y".repeat(200));
+        meet(&format!("{long}.*"), &format!("*.{other}"), None);
+    }
+
+    /// All topics of up to five of these tokens: as many as the longest of the patterns below can
+    /// tell apart.
+    fn small_topics() -> Vec<Topic> {
+        let mut texts: Vec<String> = Vec::new();
+        let mut last = vec![String::new()];
+        for _ in 0..5 {
+            let longer = last.iter().flat_map(|start| {
+                ["a", "b", "c"].map(|token| match start.as_str() {
+                    "" => token.to_owned(),
+                    start => format!("{start}.{token}"),
+                })
+            });
+            last = longer.collect();
+            texts.extend_from_slice(&last);
+        }
+        texts.iter().map(|text| Topic::new(text).unwrap()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn an_intersection_matches_what_both_match(
+            one in "[ab*](\\.[ab*]){0,3}(\\.>)?|>", other in "[ab*](\\.[ab*]){0,3}(\\.>)?|>"
+        ) {
+            let (one, other) = (Pattern::new(&one).unwrap(), Pattern::new(&other).unwrap());
+            let common = one.intersection(&other);
+            let (mut all, mut any) = (true, false);
+            for topic in small_topics() {
+                let is_meant = one.matches(&topic) && other.matches(&topic);
+                let is_common = common.as_ref().is_some_and(|common| common.matches(&topic));
+                prop_assert_eq!(is_common, is_meant, "{} and {} at {}", &one, &other, &topic);
+                all &= one.matches(&topic) || !other.matches(&topic);
+                any |= is_meant;
+            }
+            prop_assert_eq!(common.is_some(), any);
+            prop_assert_eq!(one.covers(&other), all, "{} covers {}", &one, &other);
         }
     }
 

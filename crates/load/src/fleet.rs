@@ -86,7 +86,7 @@ pub(crate) struct Tally {
 
 /// One client's stream, as far as it was read.
 #[derive(Debug, Default)]
-struct Reader {
+pub(crate) struct Reader {
     /// The last number it has.
     seq: u64,
     epoch: String,
@@ -297,7 +297,12 @@ impl Reader {
         self.is_heartbeat = false;
     }
 
-    fn take(&mut self, mut bytes: &[u8]) -> Result<()> {
+    /// Whether it has a cursor.
+    pub(crate) fn has_begun(&self) -> bool {
+        !self.epoch.is_empty()
+    }
+
+    pub(crate) fn take(&mut self, mut bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {
             bail!("the stream has ended");
         }
@@ -349,7 +354,7 @@ impl Reader {
         Ok(())
     }
 
-    fn report(&mut self, tally: &mut Tally, caught_up: Option<Duration>) -> Result<()> {
+    pub(crate) fn report(&mut self, tally: &mut Tally, caught_up: Option<Duration>) -> Result<()> {
         tally.deliveries += std::mem::take(&mut self.deliveries);
         tally.out_of_order += std::mem::take(&mut self.out_of_order);
         for latency in self.latencies.drain(..) {
@@ -374,7 +379,7 @@ fn inserted_at(data: &[u8]) -> Option<u64> {
 }
 
 impl Tally {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             deliveries: 0,
             out_of_order: 0,

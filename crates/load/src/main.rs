@@ -14,6 +14,7 @@ mod fan_out;
 mod fleet;
 mod flood;
 mod floor;
+mod h2;
 mod lanes;
 mod memory;
 mod peer;
@@ -23,6 +24,7 @@ mod publish;
 mod replay;
 mod report;
 mod side;
+mod slow;
 mod slow_flush;
 mod stage;
 mod stalled;
@@ -58,6 +60,10 @@ enum Scenario {
     Attach(attach::Options),
     /// Events are published over HTTP: how many, how fast
     Publish(publish::Options),
+    /// Many streams on each connection of HTTP/2, or TLS: what does each cost
+    H2(h2::Options),
+    /// Thousands of connections never finish what they began: what do clients notice
+    Slow(slow::Options),
     /// The same events to the same clients, by the hub and by others: processor time, latency
     FanOut(fan_out::Options),
     /// Thousands of clients wait: what does each cost in memory, beside others
@@ -109,6 +115,8 @@ async fn measure(scenario: Scenario) -> Result<(&'static str, Report)> {
         Scenario::Copy(options) => ("copy", copy::run(&options).await?),
         Scenario::Attach(options) => ("attach", attach::run(&options).await?),
         Scenario::Publish(options) => ("publish", publish::run(&options).await?),
+        Scenario::H2(options) => ("h2", h2::run(&options).await?),
+        Scenario::Slow(options) => ("slow", slow::run(&options).await?),
         Scenario::FanOut(options) => ("fan-out", fan_out::run(&options).await?),
         Scenario::Memory(options) => ("memory", memory::run(&options).await?),
         Scenario::Flood(options) => ("flood", flood::run(&options).await?),

@@ -80,6 +80,7 @@ impl Stage {
         let program = program()?;
         let mut child = Command::new(&program)
             .args(["serve", "--log", "warn", "--listen", listen])
+            .args(["--publish-rate", "0"]) // how fast it could go is what is measured
             .args(["--database-url", &self.url()])
             .args(args)
             .stdin(Stdio::null())
@@ -92,7 +93,9 @@ impl Stage {
         let mut address = None;
         let ready = async {
             while let Some(line) = lines.next_line().await? {
-                if let Some(at) = line.strip_prefix("http://") {
+                if let Some((_, at)) = line.split_once("://")
+                    && line.starts_with("http")
+                {
                     address = Some(at.parse()?);
                 } else if line.starts_with("ready") {
                     return address.context("the address comes before ready");

@@ -62,6 +62,13 @@ impl Tables {
             .await
     }
 
+    /// A customer looks around.
+    pub async fn browse(&self, shopper: i32) -> Result<(), Error> {
+        let upsert = "INSERT INTO public.shoppers (id) VALUES ($1)
+            ON CONFLICT (id) DO UPDATE SET seen_at = now()";
+        self.execute(upsert, &[&shopper]).await
+    }
+
     /// Fills the shelf that is emptiest.
     pub async fn restock(&self) -> Result<(), Error> {
         let update = "UPDATE public.products SET stock = capacity WHERE id = (

@@ -130,7 +130,7 @@ impl Feed {
         let at = *self.at.borrow();
         let at = match at {
             Some(at) if at.epoch == session.epoch => at,
-            _ => {
+            former => {
                 session.sequencer.announce().await?;
                 let update = session.open(self.recent).await?;
                 let Update::Opened {
@@ -144,6 +144,7 @@ impl Feed {
                 };
                 tracing::info!(%epoch, head, recent = recent.len(), "following the stream");
                 self.metrics.read.inc_by(recent.len() as u64);
+                self.metrics.epochs.inc_by(former.is_some().into());
                 self.at.send_replace(Some(Cursor {
                     epoch: *epoch,
                     seq: *head,
@@ -160,6 +161,7 @@ impl Feed {
         let events = session.read_on(at.seq).await?;
         let seq = events.last().map_or(at.seq, |event| event.seq);
         let behind = head.saturating_sub(seq);
+        self.metrics.behind.set(behind);
         if behind > PAGE_EVENTS {
             self.link
                 .send_replace(Link::Down(format!("{behind} events behind")));

@@ -5,7 +5,10 @@ use hub::{Epoch, Event, Retain, Topic};
 use std::time::SystemTime;
 use tokio_postgres::{Client, Row, Statement, types::ToSql};
 
-use crate::{Database, Error, limit::within};
+use crate::{
+    Database, Error, Metrics,
+    limit::{self, within},
+};
 
 /// Most events that a feed reads at once.
 pub(crate) const PAGE_EVENTS: u64 = 1000;
@@ -63,10 +66,10 @@ impl History {
     pub const CONNECTIONS: usize = 4;
 
     /// Connects when first asked.
-    pub fn new(database: &Database) -> Self {
-        Self {
-            pool: database.pool(Self::CONNECTIONS),
-        }
+    pub fn new(database: &Database, metrics: &Metrics) -> Self {
+        let pool = database.pool(Self::CONNECTIONS);
+        metrics.watch_pool("history", &pool);
+        Self { pool }
     }
 
     /// Up to so many events that follow a position, in the stream's order and without holes;
@@ -134,13 +137,7 @@ impl History {
         &self,
         ask: impl AsyncFnOnce(&Object) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Error> {
-        let client = self.pool.get().await.map_err(Error::Pool)?;
-        let answer = within(READ, ask(&client)).await;
-        if let Err(Error::TimedOut(..)) = answer {
-            // Whoever had it next would wait behind this query.
-            drop(Object::take(client));
-        }
-        answer
+        limit::ask(&self.pool, READ, ask).await
     }
 }
 

@@ -189,6 +189,9 @@ impl Sequencer {
         let look = self
             .look(is_rung || matches!(self.state, State::Awake { .. }))
             .await?;
+        if !is_rung {
+            self.metrics.numbered_unrung.inc_by(look.numbered);
+        }
         self.watch_for_silence(is_rung, &look);
 
         self.state = match (self.state, look.awake) {
@@ -258,6 +261,7 @@ impl Sequencer {
             self.settle().await?;
         }
         self.metrics.looks.inc();
+        self.metrics.looks_found.inc_by(look.grew.into());
         self.metrics.numbered.inc_by(look.numbered);
         self.is_announced &= look.numbered == 0;
         self.head = head;

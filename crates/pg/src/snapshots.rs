@@ -38,7 +38,9 @@ impl Snapshot {
         let forever = async {
             loop {
                 match self.take(&database, &mut client).await {
-                    Ok(()) => {}
+                    Ok(taken) => {
+                        metrics.snapshots.inc_by(taken.into());
+                    }
                     Err(error) => {
                         client = None;
                         metrics.snapshot_errors.inc();
@@ -51,7 +53,8 @@ impl Snapshot {
         stop.run_until_cancelled(forever).await;
     }
 
-    async fn take(&self, database: &Database, client: &mut Option<Client>) -> Result<(), Error> {
+    /// Takes it if it is this hub's turn; returns whether it was.
+    async fn take(&self, database: &Database, client: &mut Option<Client>) -> Result<bool, Error> {
         let client = match client {
             Some(client) => client,
             none => none.insert(self.connect(database).await?),
@@ -61,10 +64,13 @@ impl Snapshot {
         let of: [&(dyn ToSql + Sync); 2] = [&self.name, &every];
         let claimed = within("claim a snapshot", client.query_one(claim, &of));
         if !claimed.await?.get::<_, bool>(0) {
-            return Ok(());
+            return Ok(false);
         }
         match self.query(client).await {
-            Ok(row) => self.publish(client, &self.name, &row, true).await,
+            Ok(row) => {
+                self.publish(client, &self.name, &row, true).await?;
+                Ok(true)
+            }
             Err(error) => {
                 let story = serde_json::json!({"error": chain(&error)}).to_string();
                 let name = format!("{}.error", self.name);

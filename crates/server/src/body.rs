@@ -8,47 +8,79 @@ use std::{
     fmt,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep};
 
-use crate::{App, control, reader::Reader, stall};
+use crate::{
+    App, Settings, control,
+    limits::Seat,
+    reader::{Portion, Reader},
+    stall,
+    streams::{Closed, Source, Tally, Transport},
+};
 
 /// A stream of events to one client.
 ///
 /// Says what its opening says, then hands on what its subscription brings, with a heartbeat
 /// now and then, and only as fast as the client takes it. When the hub closes it ends, after
-/// telling the client when to come back.
+/// telling the client when to come back; and so it does when the client's token expires.
 pub struct EventBody {
     /// Goes out before anything else.
     opening: Option<Bytes>,
     /// `None` once the stream has ended.
     live: Option<Live>,
+    /// `None` if it never was one.
+    tally: Option<Tally>,
 }
+
+/// Bytes, and how many events from where are in them.
+type Said = (Bytes, Option<(Source, u32)>);
 
 struct Live {
     reader: Reader,
     heartbeat: Interval,
-    /// When the client is to come back if it is sent away.
-    retry: Duration,
+    /// Until the client may read no longer, if that is known.
+    expiry: Option<Pin<Box<Sleep>>>,
+    settings: Settings,
+    /// Free again when the stream ends.
+    _seat: Seat,
+}
+
+/// How a stream ends.
+enum End {
+    /// There is no more to be had here now.
+    Closed,
+    /// The client's token does not count any more.
+    Expired,
 }
 
 // === impl EventBody ===
 
 impl EventBody {
-    /// A stream that begins with this opening.
-    pub(crate) fn new(app: &App, subscription: Subscription, opening: Bytes) -> Self {
+    /// A stream that begins with this opening, for a client that may read until it expires.
+    pub(crate) fn new(
+        app: &App,
+        subscription: Subscription,
+        opening: Bytes,
+        seat: Seat,
+        transport: Transport,
+        expires: Option<SystemTime>,
+    ) -> Self {
         let settings = app.settings;
         let mut heartbeat = interval_at(Instant::now() + settings.heartbeat, settings.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let live = Live {
             reader: Reader::new(subscription, app.pages.clone()),
             heartbeat,
-            retry: settings.retry_later(),
+            expiry: expires.map(|at| Box::pin(sleep(until(at)))),
+            settings,
+            _seat: seat,
         };
         Self {
             opening: Some(opening),
             live: Some(live),
+            tally: Some(app.metrics.streams.open(transport)),
         }
     }
 
@@ -57,23 +89,52 @@ impl EventBody {
         Self {
             opening: Some(control::retry(retry, form)),
             live: None,
+            tally: None,
+        }
+    }
+
+    /// The client has taken nothing for too long, and the stream is about to be dropped.
+    pub(crate) fn stalled(&mut self) {
+        if let Some(tally) = &mut self.tally {
+            tally.close(Closed::Stalled);
         }
     }
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if let Some(opening) = self.opening.take() {
-            return Poll::Ready(Some(opening));
-        }
-        let Some(live) = &mut self.live else {
-            return Poll::Ready(None);
+        let (bytes, events) = if let Some(opening) = self.opening.take() {
+            (opening, None)
+        } else {
+            let Some(live) = &mut self.live else {
+                return Poll::Ready(None);
+            };
+            match ready!(live.poll_next(cx)) {
+                Ok(next) => next,
+                Err(end) => (self.end(&end), None),
+            }
         };
-        if let Some(bytes) = ready!(live.poll_bytes(cx)) {
-            return Poll::Ready(Some(bytes));
+        if let Some(tally) = &self.tally {
+            tally.hand_out(bytes.len(), events);
+        }
+        Poll::Ready(Some(bytes))
+    }
+
+    /// Ends the stream. What is said last.
+    fn end(&mut self, end: &End) -> Bytes {
+        let Some(live) = self.live.take() else {
+            return Bytes::new();
+        };
+        if let Some(tally) = &mut self.tally {
+            tally.close(match end {
+                End::Closed => live.reader.closed(),
+                End::Expired => Closed::Expired,
+            });
         }
         let form = live.reader.subscription().filter().form();
-        let farewell = control::retry(live.retry, form);
-        self.live = None;
-        Poll::Ready(Some(farewell))
+        match end {
+            End::Closed => control::retry(live.settings.retry_later(), form),
+            // Each has a time of its own, so they need not be kept apart.
+            End::Expired => control::expired(live.settings.retry(), form),
+        }
     }
 }
 
@@ -104,21 +165,36 @@ impl fmt::Debug for EventBody {
 // === impl Live ===
 
 impl Live {
-    /// The next bytes, whatever they are; `None` when the stream is to end.
-    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    /// The next bytes, with the events that are in them, or how the stream is to end.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Said, End>> {
         loop {
+            // First, so that nothing is sent to whom it is not for any more.
+            if let Some(expiry) = &mut self.expiry
+                && expiry.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(Err(End::Expired));
+            }
             match self.reader.poll(cx) {
                 // Nothing of this piece was for this client.
-                Poll::Ready(Some(bytes)) if bytes.is_empty() => {}
-                Poll::Ready(next) => return Poll::Ready(next),
+                Poll::Ready(Some(next)) if next.bytes.is_empty() => {}
+                Poll::Ready(next) => {
+                    let said = |next: Portion| (next.bytes, Some((next.source, next.events)));
+                    return Poll::Ready(next.map(said).ok_or(End::Closed));
+                }
                 // The heartbeat comes last, so that its id is never ahead of an event.
                 Poll::Pending if self.heartbeat.poll_tick(cx).is_ready() => {
                     let subscription = self.reader.subscription();
                     let form = subscription.filter().form();
-                    return Poll::Ready(Some(control::heartbeat(subscription.cursor(), form)));
+                    let heartbeat = control::heartbeat(subscription.cursor(), form);
+                    return Poll::Ready(Ok((heartbeat, None)));
                 }
                 Poll::Pending => return Poll::Pending,
             }
         }
     }
+}
+
+/// The time from now, nothing if it is over.
+fn until(at: SystemTime) -> Duration {
+    at.duration_since(SystemTime::now()).unwrap_or_default()
 }

@@ -68,6 +68,21 @@ pub(crate) fn retry(after: Duration, form: Form) -> Bytes {
     out.freeze()
 }
 
+/// The last word to a client whose token does not count any more: it goes on with a new one, from
+/// where it is. Without an id, as it is no position.
+pub(crate) fn expired(retry_after: Duration, form: Form) -> Bytes {
+    let data = json!({"message": "the token has expired: come back with a new one"});
+    let mut out = BytesMut::new();
+    if form == LINES {
+        let line = json!({"event": "expired", "data": data});
+        out.extend_from_slice(format!("{line}\n").as_bytes());
+    } else {
+        control("expired", None, &data.to_string(), &mut out);
+        sse::retry(&mut out, retry_after);
+    }
+    out.freeze()
+}
+
 fn control(name: &str, id: Option<&str>, data: &str, out: &mut BytesMut) {
     let event = sse::Event {
         id,

@@ -40,17 +40,14 @@ enum Line {
 }
 
 /// Answers with what follows a position, in the same order and with the same ids as streams do.
-pub(crate) async fn page(app: &App, query: EventsQuery) -> Response<Body> {
-    match read(app, query).await {
-        Ok(page) => {
-            let text = serde_json::to_string(&page).expect("it has nothing but strings");
-            response::text(StatusCode::OK, "application/json", text + "\n")
-        }
-        Err(why) => {
-            tracing::debug!(%why, "no page for now");
-            Refusal::NoDatabase.into()
-        }
-    }
+pub(crate) async fn page(app: &App, query: EventsQuery) -> Result<Response<Body>, Refusal> {
+    let page = read(app, query).await.map_err(|why| {
+        tracing::debug!(%why, "no page for now");
+        Refusal::NoDatabase
+    })?;
+    let text = serde_json::to_string(&page).expect("it has nothing but strings");
+    let content_type = "application/json";
+    Ok(response::text(StatusCode::OK, content_type, text + "\n"))
 }
 
 /// Reads as a stream does, up to where a stream would wait.
@@ -82,8 +79,8 @@ async fn read(app: &App, query: EventsQuery) -> Result<Page, NotNow> {
             return Ok(page);
         };
         let piece = piece.ok_or(NotOpen)?;
-        bytes += piece.len();
-        if !page.add(&piece, limit) {
+        bytes += piece.bytes.len();
+        if !page.add(&piece.bytes, limit) {
             break;
         }
         page.next = reader.subscription().cursor().to_string();

@@ -28,10 +28,22 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (header::VARY, "accept"),
 ];
 
+/// What pages of any origin may use: the client, which says nothing of the hub.
+const FOR_ALL: &str = "bellwether.js";
+
+const HEADERS_FOR_ALL: [(HeaderName, &str); 2] = [
+    (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "cross-origin",
+    ),
+];
+
 /// A file that is served.
 pub(crate) struct File {
-    file: EmbeddedFile,
+    content: EmbeddedFile,
     content_type: &'static str,
+    is_for_all: bool,
 }
 
 /// What is at a path: `/` is `index.html`, and `/shop` is `shop.html`.
@@ -43,7 +55,8 @@ pub(crate) fn find(path: &str) -> Option<File> {
     };
     Some(File {
         content_type: content_type(&name)?,
-        file: Files::get(&name)?,
+        is_for_all: name == FOR_ALL,
+        content: Files::get(&name)?,
     })
 }
 
@@ -65,7 +78,7 @@ impl File {
         let is_known = request
             .get(header::IF_NONE_MATCH)
             .is_some_and(|known| known.to_str().is_ok_and(|known| known.contains(&tag)));
-        let (status, bytes) = match self.file.data {
+        let (status, bytes) = match self.content.data {
             _ if is_known => (StatusCode::NOT_MODIFIED, Bytes::new()),
             Cow::Borrowed(bytes) => (StatusCode::OK, Bytes::from_static(bytes)),
             Cow::Owned(bytes) => (StatusCode::OK, Bytes::from(bytes)),
@@ -74,6 +87,10 @@ impl File {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         for (name, value) in HEADERS {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        let for_all = self.is_for_all.then_some(HEADERS_FOR_ALL);
+        for (name, value) in for_all.into_iter().flatten() {
             headers.insert(name, HeaderValue::from_static(value));
         }
         let content_type = HeaderValue::from_static(self.content_type);
@@ -86,7 +103,7 @@ impl File {
     /// Quoted, as it stands in `ETag`.
     fn tag(&self) -> String {
         let mut tag = String::from("\"");
-        for byte in self.file.metadata.sha256_hash() {
+        for byte in self.content.metadata.sha256_hash() {
             write!(tag, "{byte:02x}").expect("a string takes all");
         }
         tag + "\""

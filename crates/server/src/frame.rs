@@ -52,6 +52,7 @@ pub fn encode(epoch: Epoch, event: Event) -> Frame {
     Frame {
         seq: event.seq,
         wire: wire(id, &event),
+        at: event.at,
         retain: event.retain,
         name: event.name.into(),
         topic: event.topic,

@@ -21,10 +21,10 @@ pub async fn ingest(mut feed: Feed, app: &App) {
                 hub.open(epoch, ancestors, head, recent, states);
             }
             Update::Grown { epoch, events } => {
-                let newest = events.last().map(|event| event.at);
+                let (count, newest) = (events.len(), events.last().map(|event| event.at));
                 hub.publish(frames(epoch, events));
                 if let Some(at) = newest {
-                    metrics.published(at);
+                    metrics.published(count, at);
                 }
             }
         }

@@ -4,7 +4,7 @@
 //!
 //! [`serve`] looks at what a connection begins with. A plain `GET /v1/stream` over HTTP/1.1 goes the
 //! short way (`direct`); all else is handed to hyper, which calls `routes` for each request. Either
-//! way, `stream` finds out where the client is to start and subscribes it to
+//! way, `gate` decides who is let in and to which topics, `stream` finds out where the client is to start and subscribes it to
 //! the hub; from then on `body` is what is polled for bytes, with `pages` for what is older
 //! than the hub's ring. [`ingest()`] is the other
 //! end: it follows the database, encodes each event once and publishes it to the hub.
@@ -18,31 +18,47 @@
 mod accept;
 mod body;
 mod control;
+mod credentials;
 mod direct;
+mod edge;
 mod events;
 mod files;
 mod frame;
+mod gate;
 mod health;
 mod ingest;
+mod limits;
 mod metrics;
+mod origins;
 mod pages;
+mod proxy;
 mod publish;
 mod query;
 mod reader;
+mod recent;
 mod response;
 mod routes;
+mod socket;
 mod stall;
 mod stream;
+mod streams;
+mod tls;
 
 use std::{sync::Arc, time::Duration};
 
 pub use accept::{Unfinished, serve};
 pub use body::EventBody;
+pub use edge::Edge;
 pub use frame::{PLAIN, encode};
+pub use gate::Gate;
 pub use health::Health;
 pub use ingest::ingest;
+pub use limits::Limits;
 pub use metrics::Metrics;
+pub use origins::{InvalidOrigin, Origins};
 pub use pages::Pages;
+pub use proxy::{ForwardedHeader, Proxies};
+pub use tls::{InvalidCertificate, Tls};
 
 /// What every request may need. One for the process.
 #[derive(Debug)]
@@ -59,6 +75,10 @@ pub struct App {
     pub health: Health,
     /// What `/metrics` shows.
     pub metrics: Metrics,
+    /// How connections are let in, and how much they may take.
+    pub edge: Edge,
+    /// Who is let in, and to what.
+    pub gate: Gate,
     /// How streams behave.
     pub settings: Settings,
 }
@@ -104,6 +124,11 @@ impl Settings {
     fn retry_later(&self) -> Duration {
         self.retry.mul_f64(0.5 + 2.5 * fastrand::f64())
     }
+
+    /// A time to reconnect after, for a client for whom there is no place: five times as long.
+    fn retry_full(&self) -> Duration {
+        5 * self.retry_later()
+    }
 }
 
 /// What a stream request asks for, or why it is refused. For `fuzz/` only: the filter, and
@@ -114,7 +139,7 @@ pub fn parse_query(
     headers: &http::HeaderMap,
 ) -> Result<(hub::Filter, Option<usize>, Option<String>), String> {
     use query::{Start, StreamQuery};
-    let StreamQuery { filter, start } =
+    let StreamQuery { filter, start, .. } =
         StreamQuery::parse(uri, headers).map_err(|why| why.to_string())?;
     let (last, after) = match start {
         Start::Now => (None, None),

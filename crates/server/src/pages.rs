@@ -24,6 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     control::Gap,
     frame::{PLAIN, encode},
+    streams::Source,
 };
 
 /// Pages begin at multiples of the first. One that is cut short, because events are large, is
@@ -89,6 +90,10 @@ pub(crate) struct Ring {
 pub(crate) struct Piece {
     /// Maybe nothing.
     pub(crate) bytes: Bytes,
+    /// How many events are in it.
+    pub(crate) events: u32,
+    /// Whether its page was there already, or was read for it.
+    pub(crate) source: Source,
     /// Where it ends.
     pub(crate) bookmark: Bookmark,
 }
@@ -146,12 +151,12 @@ impl Pages {
         let marked = bookmark.filter(|bookmark| bookmark.seq == from.seq);
         let marked = marked.map(|bookmark| bookmark.page);
         for start in starts(from.seq, marked) {
-            let page = self.page((from.epoch, start), ring).await?;
+            let (page, source) = self.page((from.epoch, start), ring).await?;
             if page.end > from.seq {
                 if bookmark.is_some() && start == from.seq {
                     self.read_ahead((from.epoch, page.end), ring);
                 }
-                return Ok(page.piece(start, &filter, from, ring));
+                return Ok(page.piece(start, &filter, from, ring, source));
             }
         }
         unreachable!("the page after a position ends beyond it")
@@ -166,10 +171,10 @@ impl Pages {
         }
     }
 
-    async fn page(&self, start: Start, ring: Ring) -> Result<Arc<Page>, Arc<pg::Error>> {
+    async fn page(&self, start: Start, ring: Ring) -> Result<(Arc<Page>, Source), Arc<pg::Error>> {
         if let Some(page) = self.0.cache.get(&start).await {
             self.0.hits.inc();
-            return Ok(page);
+            return Ok((page, Source::Cache));
         }
         // In a task, because others may wait for this read, and nobody polls the stream of a
         // client that takes nothing. If this client leaves, one of the others reads.
@@ -179,16 +184,22 @@ impl Pages {
     }
 
     /// Reads a page, or waits for somebody else's read of it.
-    async fn read_once(self, start: Start, ring: Ring) -> Result<Arc<Page>, Arc<pg::Error>> {
+    async fn read_once(
+        self,
+        start: Start,
+        ring: Ring,
+    ) -> Result<(Arc<Page>, Source), Arc<pg::Error>> {
         let entry = self.0.cache.entry(start);
         let entry = entry.or_try_insert_with(self.read(start, ring)).await?;
-        if entry.is_fresh() {
+        let source = if entry.is_fresh() {
             // At once: the cache would put off dropping what no longer fits.
             self.0.cache.run_pending_tasks().await;
+            Source::Database
         } else {
             self.0.hits.inc();
-        }
-        Ok(entry.into_value())
+            Source::Cache
+        };
+        Ok((entry.into_value(), source))
     }
 
     async fn read(&self, start: Start, ring: Ring) -> Result<Arc<Page>, pg::Error> {
@@ -249,8 +260,15 @@ impl Page {
     }
 
     /// The next piece for one client, from a position before this page's end.
-    fn piece(&self, start: u64, filter: &Filter, from: Cursor, ring: Ring) -> Piece {
-        let mut bytes = Bytes::new();
+    fn piece(
+        &self,
+        start: u64,
+        filter: &Filter,
+        from: Cursor,
+        ring: Ring,
+        source: Source,
+    ) -> Piece {
+        let (mut bytes, mut events) = (Bytes::new(), 0);
         let mut seq = from.seq;
         if seq < self.floor {
             seq = self.floor.min(ring.floor);
@@ -261,12 +279,14 @@ impl Page {
             if !bytes.is_empty() || seq >= ring.head {
                 break;
             }
-            bytes = leaf.bytes_for(filter, seq, ring.head);
+            (bytes, events) = leaf.bytes_for(filter, seq, ring.head);
             seq = leaf.end().min(ring.head);
         }
         let page = if seq < self.end { start } else { self.end };
         Piece {
             bytes,
+            events: u32::try_from(events).expect("a page is small"),
+            source,
             bookmark: Bookmark { seq, page },
         }
     }
@@ -307,12 +327,12 @@ impl Leaf {
         self.frames.last().expect("there is one").seq
     }
 
-    /// The bytes of what a filter matches after `seq` and up to `head`.
-    fn bytes_for(&self, filter: &Filter, seq: u64, head: u64) -> Bytes {
+    /// What a filter matches after `seq` and up to `head`: its bytes, and how many events it is.
+    fn bytes_for(&self, filter: &Filter, seq: u64, head: u64) -> (Bytes, usize) {
         let wanted = self.topics.iter().filter(|topic| filter.has_topic(topic));
         let wanted: BTreeSet<&Topic> = wanted.collect();
         if wanted.is_empty() {
-            return Bytes::new();
+            return (Bytes::new(), 0);
         }
         let is_whole = seq < self.frames[0].seq
             && self.end() <= head
@@ -320,7 +340,7 @@ impl Leaf {
             && !filter.has_names();
         if is_whole && filter.form() == PLAIN {
             let all = || concat(self.frames.iter(), PLAIN);
-            return self.whole.get_or_init(all).clone();
+            return (self.whole.get_or_init(all).clone(), self.frames.len());
         }
         let is_due = |frame: &&Frame| {
             seq < frame.seq
@@ -328,7 +348,8 @@ impl Leaf {
                 && wanted.contains(&frame.topic)
                 && filter.has_name(&frame.name)
         };
-        concat(self.frames.iter().filter(is_due), filter.form())
+        let due = || self.frames.iter().filter(is_due);
+        (concat(due(), filter.form()), due().count())
     }
 }
 
@@ -484,10 +505,11 @@ mod tests {
                             })
                             .expect("one of them ends beyond it");
                         let cursor = Cursor { epoch: EPOCH, seq: *seq };
-                        let piece = pages[&start].piece(start, filter, cursor, ring);
+                        let piece = pages[&start].piece(start, filter, cursor, ring, Source::Cache);
                         prop_assert!(piece.bytes.len() < PIECE_BYTES + 1000);
                         prop_assert!((*seq + 1..=ring.head).contains(&piece.bookmark.seq), "on it goes, to the ring");
                         let (seqs, gap) = numbers(&piece.bytes);
+                        prop_assert_eq!(seqs.len(), piece.events as usize);
                         got.extend(seqs);
                         if let Some((from, to)) = gap {
                             prop_assert!(from == *seq && from < to && to <= ring.floor);

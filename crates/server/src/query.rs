@@ -1,10 +1,15 @@
 //! What a stream request asks for.
 
+use auth::Identity;
 use http::{HeaderMap, Uri, header};
 use hub::{Filter, Form, InvalidFilter};
-use std::fmt;
+use std::{fmt, time::SystemTime};
 
-use crate::frame::{ENVELOPE, LINES, PLAIN};
+use crate::{
+    frame::{ENVELOPE, LINES, PLAIN},
+    gate,
+    response::Refusal,
+};
 
 /// Most events that `last=` may ask for.
 pub(crate) const MAX_LAST: usize = 10_000;
@@ -18,6 +23,8 @@ const DEFAULT_LIMIT: usize = 100;
 pub(crate) struct StreamQuery {
     pub(crate) filter: Filter,
     pub(crate) start: Start,
+    /// When it is to end, as who asks may read no longer.
+    pub(crate) expires: Option<SystemTime>,
 }
 
 /// Where a stream is to begin.
@@ -39,6 +46,8 @@ pub(crate) enum InvalidQuery {
     Limit(String),
     Envelope(String),
     Names,
+    /// More topics than this hub takes.
+    Patterns(usize),
     Unknown(String),
 }
 
@@ -57,6 +66,7 @@ impl StreamQuery {
                 "last" => last = Some(parse_last(&value)?),
                 "last_event_id" => last_event_id = Some(value.into_owned()),
                 "envelope" => form = parse_envelope(&value)?,
+                "token" => {} // the gate's
                 _ => return Err(InvalidQuery::Unknown(name.into_owned())),
             }
         }
@@ -73,7 +83,28 @@ impl StreamQuery {
             (_, Some(count)) => Start::Last(count),
             _ => Start::Now,
         };
-        Ok(Self { filter, start })
+        Ok(Self {
+            filter,
+            start,
+            expires: None,
+        })
+    }
+
+    /// So much of it as somebody may read, and for so long.
+    pub(crate) fn for_(self, identity: &Identity) -> Result<Self, Refusal> {
+        Ok(Self {
+            filter: gate::narrow(self.filter, identity)?,
+            start: self.start,
+            expires: identity.expires,
+        })
+    }
+
+    /// The same, if it has no more topics than this.
+    pub(crate) fn up_to(self, patterns: usize) -> Result<Self, InvalidQuery> {
+        if self.filter.patterns().len() > patterns {
+            return Err(InvalidQuery::Patterns(patterns));
+        }
+        Ok(self)
     }
 }
 
@@ -98,6 +129,7 @@ impl EventsQuery {
                 "last" => last = Some(parse_last(&value)?),
                 "after" => after = Some(value.into_owned()),
                 "limit" => limit = parse_limit(&value)?,
+                "token" => {} // the gate's
                 _ => return Err(InvalidQuery::Unknown(name.into_owned())),
             }
         }
@@ -110,6 +142,14 @@ impl EventsQuery {
             filter: filter(&topics, &names)?,
             start,
             limit,
+        })
+    }
+
+    /// So much of it as somebody may read.
+    pub(crate) fn for_(self, identity: &Identity) -> Result<Self, Refusal> {
+        Ok(Self {
+            filter: gate::narrow(self.filter, identity)?,
+            ..self
         })
     }
 }
@@ -160,10 +200,13 @@ impl fmt::Display for InvalidQuery {
             Self::Limit(text) => write!(f, "limit={text:?} is not a number from 1 to {MAX_LIMIT}"),
             Self::Envelope(text) => write!(f, "envelope={text:?} is neither 1 nor 0"),
             Self::Names => write!(f, "more than {} events are named", hub::MAX_PATTERNS),
+            Self::Patterns(limit) => {
+                write!(f, "more than {limit} topics are named: this hub takes no more")
+            }
             Self::Unknown(name) => write!(
                 f,
-                "{name:?} is no parameter: a stream has topic, event, last, last_event_id and \
-                 envelope, and /v1/events has topic, event, last, after and limit"
+                "{name:?} is no parameter: a stream has topic, event, last, last_event_id, envelope \
+                 and token, and /v1/events has topic, event, last, after, limit and token"
             ),
         }
     }
@@ -270,7 +313,7 @@ mod tests {
         for (name, value) in &pairs {
             let is_number = value.parse::<u16>().is_ok_and(|count| count <= 10_000);
             match name.as_str() {
-                "topic" | "event" | "last_event_id" => {}
+                "topic" | "event" | "last_event_id" | "token" => {}
                 "envelope" if value == "0" || value == "1" => {}
                 "envelope" => return Err(InvalidQuery::Envelope(value.clone())),
                 "last" if is_number => {}
@@ -302,7 +345,11 @@ mod tests {
             Some(count) => Start::Last(count.parse().unwrap()),
             None => Start::Now,
         };
-        Ok(StreamQuery { filter, start })
+        Ok(StreamQuery {
+            filter,
+            start,
+            expires: None,
+        })
     }
 
     fn decode(text: &str) -> String {
@@ -344,6 +391,7 @@ mod tests {
                 "event=",
                 "&event=",
                 "&envelope=",
+                "&token=",
                 "1",
                 "&",
                 "=",

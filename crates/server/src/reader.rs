@@ -11,9 +11,21 @@ use std::{
 use crate::{
     Pages,
     pages::{Bookmark, Piece, Ring},
+    streams::{Closed, Source},
 };
 
 type PieceRead = Pin<Box<dyn Future<Output = Result<Piece, Arc<pg::Error>>> + Send>>;
+
+/// What comes next for a client.
+#[derive(Debug)]
+pub(crate) struct Portion {
+    /// Maybe nothing, if a piece of history had nothing for it.
+    pub(crate) bytes: Bytes,
+    /// How many events are in them, beside what a gap may say.
+    pub(crate) events: u32,
+    /// Where they were.
+    pub(crate) source: Source,
+}
 
 /// Reads the stream from a position on, wherever it is.
 pub(crate) struct Reader {
@@ -22,6 +34,8 @@ pub(crate) struct Reader {
     /// The piece of history that is being read, if one is.
     piece: Option<PieceRead>,
     bookmark: Option<Bookmark>,
+    /// Whether history could not be read.
+    has_failed: bool,
 }
 
 impl Reader {
@@ -31,6 +45,7 @@ impl Reader {
             pages,
             piece: None,
             bookmark: None,
+            has_failed: false,
         }
     }
 
@@ -43,26 +58,53 @@ impl Reader {
         self.piece.is_none()
     }
 
-    /// What comes next, maybe nothing of a page; `None` when the stream is to end.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    /// Why it has ended, if it has.
+    pub(crate) fn closed(&self) -> Closed {
+        if self.has_failed {
+            Closed::History
+        } else if self.subscription.is_replaced() {
+            Closed::Epoch
+        } else {
+            Closed::Shutdown
+        }
+    }
+
+    /// What comes next; `None` when the stream is to end.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Portion>> {
         loop {
             if let Some(reading) = &mut self.piece {
                 let piece = ready!(reading.as_mut().poll(cx));
                 self.piece = None;
                 return Poll::Ready(match piece {
-                    Ok(Piece { bytes, bookmark }) => {
+                    Ok(Piece {
+                        bytes,
+                        events,
+                        source,
+                        bookmark,
+                    }) => {
                         self.subscription.replayed_to(bookmark.seq);
                         self.bookmark = Some(bookmark);
-                        Some(bytes)
+                        Some(Portion {
+                            bytes,
+                            events,
+                            source,
+                        })
                     }
                     Err(error) => {
                         tracing::debug!(%error, "cannot replay from history");
+                        self.has_failed = true;
                         None
                     }
                 });
             }
             match self.subscription.poll_next(cx) {
-                Poll::Ready(Next::Bytes(bytes)) => return Poll::Ready(Some(bytes)),
+                Poll::Ready(Next::Portion(portion)) => {
+                    return Poll::Ready(Some(Portion {
+                        bytes: portion.bytes,
+                        events: portion.events,
+                        source: portion.live.map_or(Source::Ring, Source::Live),
+                    }));
+                }
                 Poll::Ready(Next::BeforeRing { floor, head }) => {
                     let filter = self.subscription.filter().clone();
                     let from = self.subscription.cursor();

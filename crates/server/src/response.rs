@@ -1,11 +1,13 @@
 //! Responses that are not streams, and what status an error has.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::{Either, Full};
+use hub::{NotGranted, Topic};
 use serde_json::json;
+use std::time::Duration;
 
-use crate::{EventBody, publish::InvalidPublication, query::InvalidQuery};
+use crate::{EventBody, gate::Unauthorized, publish::InvalidPublication, query::InvalidQuery};
 
 /// The body of any response: a stream, or a whole text.
 pub(crate) type Body = Either<EventBody, Full<Bytes>>;
@@ -23,8 +25,24 @@ pub(crate) enum Refusal {
     BadPublication(InvalidPublication),
     /// Its idempotency key was another request's.
     IdempotencyConflict,
+    /// Too much was published in too short a time: how long to wait.
+    TooFast { wait: Duration },
     /// The database does not answer.
     NoDatabase,
+    /// Nobody is let in like that.
+    Unauthorized(Unauthorized),
+    /// It has several tokens that differ.
+    SeveralTokens,
+    /// It came with a cookie, from a page of another origin; or that asks what it may do.
+    Origin,
+    /// It asks for topics that are not granted.
+    NotGranted(NotGranted),
+    /// It publishes on a topic that is not granted.
+    MayNotPublish(Topic),
+    /// It asks about the hub itself, and that is not granted.
+    MayNotLook,
+    /// The keys that tokens are verified with could not be had yet.
+    NoKeys,
 }
 
 impl Refusal {
@@ -48,6 +66,14 @@ impl Refusal {
                 "this Idempotency-Key was used for another request: take a new one for each"
                     .to_owned(),
             ),
+            Self::TooFast { wait } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_fast",
+                format!(
+                    "more is published than one client may: nothing was published of this; try again in {} s",
+                    seconds(*wait)
+                ),
+            ),
             Self::NoDatabase => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "no_database",
@@ -55,7 +81,58 @@ impl Refusal {
                  something was to be published"
                     .to_owned(),
             ),
+            Self::Unauthorized(why) => (StatusCode::UNAUTHORIZED, why.code(), why.to_string()),
+            Self::SeveralTokens => (
+                StatusCode::BAD_REQUEST,
+                "several_tokens",
+                "there are several tokens that differ, in `Authorization`, the cookie or \
+                 `token=`: send one"
+                    .to_owned(),
+            ),
+            Self::Origin => (
+                StatusCode::FORBIDDEN,
+                "origin",
+                "pages of this origin may not ask here: the hub's flag --allow-origin lists those \
+                 that may"
+                    .to_owned(),
+            ),
+            Self::NotGranted(why @ NotGranted::Pattern(_)) => {
+                (StatusCode::FORBIDDEN, "not_granted", why.to_string())
+            }
+            Self::NotGranted(why @ NotGranted::TooMany) => {
+                (StatusCode::BAD_REQUEST, "bad_query", why.to_string())
+            }
+            Self::MayNotPublish(topic) => (
+                StatusCode::FORBIDDEN,
+                "not_granted",
+                format!(
+                    "to publish on {:?} is not granted. Nothing was published",
+                    topic.as_str()
+                ),
+            ),
+            Self::MayNotLook => (
+                StatusCode::FORBIDDEN,
+                "not_granted",
+                "the token's claim `bellwether` must have `\"metrics\": true` for this".to_owned(),
+            ),
+            Self::NoKeys => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no_keys",
+                auth::Rejected::NoKeys.to_string(),
+            ),
         }
+    }
+
+    /// What the client is told in a header, beside the text.
+    fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+        let text = HeaderValue::from_static;
+        Some(match self {
+            Self::MethodNotAllowed { allowed } => (header::ALLOW, text(allowed)),
+            Self::TooFast { wait } => (header::RETRY_AFTER, seconds(*wait).into()),
+            Self::NoDatabase | Self::NoKeys => (header::RETRY_AFTER, text("1")),
+            Self::Unauthorized(why) => (header::WWW_AUTHENTICATE, text(why.challenge())),
+            _ => return None,
+        })
     }
 }
 
@@ -66,16 +143,16 @@ impl From<Refusal> for Response<Body> {
             status,
             &json!({"error": {"code": code, "message": message}}),
         );
-        if let Refusal::MethodNotAllowed { allowed } = refusal {
-            let allowed = HeaderValue::from_static(allowed);
-            response.headers_mut().insert(header::ALLOW, allowed);
-        }
-        if let Refusal::NoDatabase = refusal {
-            let seconds = HeaderValue::from_static("1");
-            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        if let Some((name, value)) = refusal.header() {
+            response.headers_mut().insert(name, value);
         }
         response
     }
+}
+
+/// Whole seconds, and at least one.
+fn seconds(wait: Duration) -> u64 {
+    (wait + Duration::from_millis(999)).as_secs().max(1)
 }
 
 /// A JSON document.

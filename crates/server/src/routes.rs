@@ -3,13 +3,16 @@
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
-    App, events, files, publish,
-    query::{EventsQuery, StreamQuery},
+    App, events, files, gate,
+    limits::{Client, Limit},
+    publish,
+    query::{EventsQuery, InvalidQuery, StreamQuery},
     response::{self, Body, Refusal},
     stream,
+    streams::Transport,
 };
 
 const INDEX: &str = "\
@@ -31,8 +34,34 @@ GET /readyz    whether it hears the database, or why not
 GET /metrics   Prometheus metrics
 ";
 
-/// Answers one request.
-pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
+/// Answers one request, in a connection from `peer`.
+pub(crate) async fn answer(
+    app: Arc<App>,
+    request: Request<Incoming>,
+    peer: IpAddr,
+) -> Response<Body> {
+    // Files are for everybody, and say themselves who may read them.
+    let is_ours = request.uri().path().starts_with("/v1/");
+    let is_publication = is_ours && request.method() == Method::POST;
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let answered = route(&app, request, peer).await;
+    let mut response = answered.unwrap_or_else(Into::into);
+    if is_publication {
+        app.metrics.publish_answered(response.status());
+    }
+    if is_ours {
+        app.gate
+            .origins()
+            .dress(origin.as_ref(), response.headers_mut());
+    }
+    response
+}
+
+async fn route(
+    app: &App,
+    request: Request<Incoming>,
+    peer: IpAddr,
+) -> Result<Response<Body>, Refusal> {
     let path = request.uri().path();
     let (allowed, file) = match path {
         "/v1/stream" => ("GET", None),
@@ -43,45 +72,82 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
         _ => match files::find(path) {
             Some(file) => ("GET, HEAD", Some(file)),
             None => {
-                return Refusal::NotFound {
+                return Err(Refusal::NotFound {
                     path: path.to_owned(),
-                }
-                .into();
+                });
             }
         },
     };
-    let method = request.method();
+    let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+    if path.starts_with("/v1/")
+        && let Some(answer) = app.gate.origins().preflight(method, headers, allowed)
+    {
+        return answer;
+    }
     if !allowed.split(", ").any(|name| method == name) {
-        return Refusal::MethodNotAllowed { allowed }.into();
+        return Err(Refusal::MethodNotAllowed { allowed });
     }
     if let Some(file) = file {
-        return file.answer(request.headers());
+        return Ok(file.answer(headers));
     }
+    // What says nothing of the events, and is asked by who has no token.
+    match path {
+        "/healthz" => return Ok(response::json(StatusCode::OK, &json!({"alive": true}))),
+        "/readyz" => return Ok(ready(app)),
+        "/" => {
+            let content_type = "text/plain; charset=utf-8";
+            return Ok(response::text(
+                StatusCode::OK,
+                content_type,
+                INDEX.to_owned(),
+            ));
+        }
+        _ => {}
+    }
+    let admitted = app.gate.admit(method, uri, headers).await;
     match path {
         "/v1/stream" => {
             // All that is needed of the request is taken out of it here, and it is dropped:
             // hyper would keep the buffer that it was read into.
-            let query = StreamQuery::parse(request.uri(), request.headers());
+            let query = StreamQuery::parse(uri, headers)
+                .and_then(|query| query.up_to(app.edge.limits.patterns))
+                .map_err(|why| {
+                    if let InvalidQuery::Patterns(_) = why {
+                        app.edge.refusals.count(Limit::Patterns);
+                    }
+                    Refusal::BadQuery(why)
+                })?;
+            let address = app.edge.proxies.client(peer, headers);
+            let transport = Transport::of(request.version());
             drop(request);
-            match query {
-                Ok(query) => stream::open(&app, query).await,
-                Err(why) => Refusal::BadQuery(why).into(),
+            match admitted {
+                // Not for good, which any other answer would be to a browser.
+                Err(Refusal::NoKeys) => Ok(stream::later(app, query.filter.form())),
+                admitted => {
+                    let identity = admitted?;
+                    let client = Client::new(&identity, address);
+                    Ok(stream::open(app, query.for_(&identity)?, client, transport).await)
+                }
             }
         }
-        "/v1/events" if request.method() == Method::POST => publish::publish(&app, request).await,
-        "/v1/events" => match EventsQuery::parse(request.uri()) {
-            Ok(query) => events::page(&app, query).await,
-            Err(why) => Refusal::BadQuery(why).into(),
-        },
-        "/v1/status" => status(&app),
-        "/healthz" => response::json(StatusCode::OK, &json!({"alive": true})),
-        "/readyz" => ready(&app),
-        "/metrics" => metrics(&app),
-        _ => response::text(
-            StatusCode::OK,
-            "text/plain; charset=utf-8",
-            INDEX.to_owned(),
-        ),
+        "/v1/events" if method == Method::POST => {
+            let identity = admitted?;
+            let client = Client::new(&identity, app.edge.proxies.client(peer, headers));
+            publish::publish(app, &identity, &client, request).await
+        }
+        "/v1/events" => {
+            let identity = admitted?;
+            let query = EventsQuery::parse(uri).map_err(Refusal::BadQuery)?;
+            events::page(app, query.for_(&identity)?).await
+        }
+        "/v1/status" => {
+            gate::may_look(&admitted?)?;
+            Ok(status(app))
+        }
+        _ => {
+            gate::may_look(&admitted?)?;
+            Ok(metrics(app))
+        }
     }
 }
 
@@ -92,7 +158,7 @@ fn wants_html(headers: &HeaderMap) -> bool {
 
 fn status(app: &App) -> Response<Body> {
     let reasons = app.health.reasons();
-    let mut status = app.metrics.status(&app.hub);
+    let mut status = app.metrics.status();
     status["ready"] = reasons.is_empty().into();
     status["reasons"] = reasons.into();
     response::json(StatusCode::OK, &status)
@@ -117,7 +183,8 @@ fn ready(app: &App) -> Response<Body> {
 
 fn metrics(app: &App) -> Response<Body> {
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match app.metrics.render(&app.hub) {
+    app.edge.observe();
+    match app.metrics.render() {
         Ok(text) => response::text(StatusCode::OK, content_type, text),
         Err(error) => {
             tracing::error!(%error, "cannot render the metrics");

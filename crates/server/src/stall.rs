@@ -14,6 +14,8 @@ use std::{
 };
 use tokio::time::{Sleep, sleep};
 
+use crate::streams::drop_stalled;
+
 thread_local! {
     /// What the body did that was polled last on this thread: whether it handed out a piece.
     static HANDED_OUT: Cell<Option<bool>> = const { Cell::new(None) };
@@ -32,7 +34,8 @@ pub(crate) struct StallExecutor {
 
 /// A stream as hyper made it.
 struct Stream<F> {
-    inner: Pin<Box<F>>,
+    /// `None` once it was dropped.
+    inner: Option<Pin<Box<F>>>,
     timeout: Duration,
     /// Runs while a piece is handed out that hyper has not come back from.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -44,7 +47,7 @@ where
 {
     fn execute(&self, stream: F) {
         tokio::spawn(Stream {
-            inner: Box::pin(stream),
+            inner: Some(Box::pin(stream)),
             timeout: self.timeout,
             stalled: None,
         });
@@ -56,7 +59,10 @@ impl<F: Future> Future for Stream<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         HANDED_OUT.set(None);
-        if self.inner.as_mut().poll(cx).is_ready() {
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(());
+        };
+        if inner.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
         match HANDED_OUT.take() {
@@ -71,6 +77,7 @@ impl<F: Future> Future for Stream<F> {
         let timed_out = stalled.as_mut().poll(cx);
         if timed_out.is_ready() {
             tracing::debug!("stream reset: its client takes nothing");
+            drop_stalled(self.inner.take());
         }
         timed_out
     }

@@ -1,18 +1,21 @@
 //! From a request to a stream: where the client is to start, and what it is told first.
 
 use bytes::BytesMut;
-use http::{HeaderValue, Response, header};
+use http::{HeaderValue, Method, Response, header};
 use http_body_util::Either;
-use hub::{Cursor, Filter, NotOpen, Place, Rewind, Subscription};
-use std::{fmt, time::Duration};
+use hub::{Cursor, Filter, Form, NotOpen, Place, Rewind, Subscription};
+use std::{fmt, net::IpAddr, time::Duration};
 use tokio::time::{self, Instant};
 
 use crate::{
     App, EventBody,
     control::{self, Gap},
+    direct::Plain,
     frame::{self, LINES},
+    limits::{Client, Seat},
     query::{Start, StreamQuery},
-    response::Body,
+    response::{Body, Refusal},
+    streams::Transport,
 };
 
 /// How far back `last=` looks for events of its topics before the ring.
@@ -26,17 +29,44 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) enum NotNow {
     NotOpen,
+    /// There are as many streams as there may be, or this client has as many as it may.
+    Full,
     Behind(Cursor),
     Database(pg::Error),
 }
 
+/// Opens a stream that goes the short way, if who asks may have it.
+pub(crate) async fn open_plain(
+    app: &App,
+    plain: Plain,
+    peer: IpAddr,
+) -> Result<Response<Body>, Refusal> {
+    let Plain {
+        uri,
+        headers,
+        query,
+    } = plain;
+    let identity = app.gate.admit(&Method::GET, &uri, &headers).await?;
+    let client = Client::new(&identity, app.edge.proxies.client(peer, &headers));
+    let query = query.for_(&identity)?;
+    let mut response = open(app, query, client, Transport::Direct).await;
+    let origin = headers.get(header::ORIGIN);
+    app.gate.origins().dress(origin, response.headers_mut());
+    Ok(response)
+}
+
 /// Opens a stream. Always status 200: a browser's `EventSource` gives up for ever on any
 /// other, so who is to come back later is told so in the stream.
-pub(crate) async fn open(app: &App, query: StreamQuery) -> Response<Body> {
-    let form = query.filter.form();
+pub(crate) async fn open(
+    app: &App,
+    query: StreamQuery,
+    client: Client,
+    transport: Transport,
+) -> Response<Body> {
+    let (form, expires) = (query.filter.form(), query.expires);
     let is_new = !matches!(query.start, Start::After(_));
-    let body = match subscribe(app, query.filter, query.start).await {
-        Ok((subscription, gap)) => {
+    let body = match subscribe(app, query.filter, query.start, client).await {
+        Ok((subscription, gap, seat)) => {
             let mut opening = BytesMut::new();
             opening.extend_from_slice(&control::retry(app.settings.retry(), form));
             if let Some(gap) = gap {
@@ -53,13 +83,34 @@ pub(crate) async fn open(app: &App, query: StreamQuery) -> Response<Body> {
             // event, because many clients take no id from a block without data; and also after
             // a gap, of which this client then knows.
             opening.extend_from_slice(&control::heartbeat(subscription.cursor(), form));
-            EventBody::new(app, subscription, opening.freeze())
+            EventBody::new(
+                app,
+                subscription,
+                opening.freeze(),
+                seat,
+                transport,
+                expires,
+            )
         }
         Err(why) => {
             tracing::debug!(%why, "no stream for now");
-            EventBody::farewell(app.settings.retry_later(), form)
+            app.metrics.turned_away(&why);
+            let retry = match why {
+                NotNow::Full => app.settings.retry_full(),
+                _ => app.settings.retry_later(),
+            };
+            EventBody::farewell(retry, form)
         }
     };
+    respond(body, form)
+}
+
+/// A stream that only says when to come back.
+pub(crate) fn later(app: &App, form: Form) -> Response<Body> {
+    respond(EventBody::farewell(app.settings.retry_later(), form), form)
+}
+
+fn respond(body: EventBody, form: Form) -> Response<Body> {
     let mut response = Response::new(Either::Left(body));
     let headers = response.headers_mut();
     let content_type = match form {
@@ -79,9 +130,11 @@ async fn subscribe(
     app: &App,
     filter: Filter,
     start: Start,
-) -> Result<(Subscription, Option<Gap>), NotNow> {
+    client: Client,
+) -> Result<(Subscription, Option<Gap>, Seat), NotNow> {
+    let seat = app.edge.admit_stream(client).ok_or(NotNow::Full)?;
     let (cursor, gap) = begin(app, &filter, start).await?;
-    Ok((app.hub.subscribe(filter, cursor)?, gap))
+    Ok((app.hub.subscribe(filter, cursor)?, gap, seat))
 }
 
 /// Where to begin, `None` for now; and what the client is told, if not where it wanted.
@@ -207,10 +260,27 @@ impl From<pg::Error> for NotNow {
     }
 }
 
+impl NotNow {
+    /// All that [`Self::name`] may say.
+    pub(crate) const NAMES: [&str; 4] = ["not_open", "full", "behind", "database"];
+
+    /// In one word, for metrics.
+    pub(crate) fn name(&self) -> &'static str {
+        let nth = match self {
+            Self::NotOpen => 0,
+            Self::Full => 1,
+            Self::Behind(_) => 2,
+            Self::Database(_) => 3,
+        };
+        Self::NAMES[nth]
+    }
+}
+
 impl fmt::Display for NotNow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotOpen => write!(f, "{NotOpen}"),
+            Self::Full => f.write_str("there are as many streams as there may be"),
             Self::Behind(cursor) => write!(f, "{cursor} was not reached within {CATCH_UP:?}"),
             Self::Database(error) => write!(f, "{error}"),
         }

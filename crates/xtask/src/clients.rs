@@ -20,7 +20,8 @@ pub(crate) fn install() -> Result<(), String> {
     python(&folder)?;
     browser()?;
     network()?;
-    pooler()
+    pooler()?;
+    proxies()
 }
 
 fn check_node() -> Result<(), String> {
@@ -88,11 +89,23 @@ fn network() -> Result<(), String> {
 
 /// Stands between the doctor and its patient.
 fn pooler() -> Result<(), String> {
-    // Where Debian puts it, which is not on everybody's path.
-    if is_there("pgbouncer") || Path::new("/usr/sbin/pgbouncer").is_file() {
+    system_program("PgBouncer", "pgbouncer", "pgbouncer")
+}
+
+/// What people put before a hub, and what makes their certificates.
+fn proxies() -> Result<(), String> {
+    system_program("nginx", "nginx", "nginx-light")?;
+    system_program("HAProxy", "haproxy", "haproxy")?;
+    system_program("Caddy", "caddy", "caddy")?;
+    system_program("OpenSSL", "openssl", "openssl")
+}
+
+fn system_program(what: &str, program: &str, package: &str) -> Result<(), String> {
+    // Where Debian puts daemons, which is not on everybody's path.
+    if is_there(program) || Path::new("/usr/sbin").join(program).is_file() {
         return Ok(());
     }
-    apt_get("PgBouncer", "pgbouncer")
+    apt_get(what, package)
 }
 
 fn is_there(program: &str) -> bool {

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr)] // it speaks to a person
 
 mod clients;
+mod deny;
 mod matrix;
 
 use std::{
@@ -14,16 +15,23 @@ use std::{
 const USAGE: &str = "\
 usage: cargo xtask <verb>
   test    all tests, against a private Postgres that they start themselves
-  check   format, lints, documentation and that benches compile, warnings denied
+  check   format, lints, documentation and that benches compile, warnings denied; licences and
+          known weaknesses of what we depend on, if cargo-deny is installed
   ci      check, then test
   matrix [MAJOR]...
           the end-to-end tests on Postgres 15, 16, 17 and 18, or on these
   torture [SECONDS] [SEED]
           writers, clients and hubs under faults, 600 s by default
+  docs    write into the documentation what the program says of itself: metrics, flags
+  soak [SECONDS]
+          the pages, left running at 200 events/s, half an hour by default: what they hold
+  pixels  from INSERT to pixels, in Chromium
+  pictures
+          the pictures in docs/, of the demos' pages
   clients install others' clients for the tests; test does so by itself
   load SCENARIO [OPTIONS]
           the real program under load: fan-out, memory, flood, lanes, replay, storm, stalled,
-          writers, copy, attach, publish; plot draws what fan-out has measured
+          writers, copy, attach, publish, h2, slow; plot draws what fan-out has measured
   bench   all benches (some minutes), figures in target/criterion";
 
 /// Programs the tests use as a person would, and the packages that have them.
@@ -40,7 +48,11 @@ fn main() -> ExitCode {
         "ci" => check().and_then(|()| test()),
         "matrix" => matrix::run(&env::args().skip(2).collect::<Vec<_>>()),
         "torture" => torture(),
+        "soak" => soak(),
+        "pixels" => ignored("browser::pixels"),
+        "pictures" => ignored("browser::pictures"),
         "load" => load(),
+        "docs" => docs(),
         "bench" => cargo(&["bench"]),
         "clients" => clients::install(),
         _ => Err(USAGE.to_owned()),
@@ -65,6 +77,14 @@ fn test() -> Result<(), String> {
     cargo(&["test", "--workspace"])
 }
 
+/// The tests that hold documents against the program, told to write them instead.
+fn docs() -> Result<(), String> {
+    cargo_with(
+        &[("BELLWETHER_BLESS", "1".to_owned())],
+        &["test", "--test", "end_to_end", "--", "documents::"],
+    )
+}
+
 fn torture() -> Result<(), String> {
     let mut args = env::args().skip(2);
     let seconds = args.next().unwrap_or_else(|| "600".to_owned());
@@ -79,6 +99,35 @@ fn torture() -> Result<(), String> {
         ]
         .concat(),
     )
+}
+
+fn soak() -> Result<(), String> {
+    clients::install()?;
+    let seconds = env::args().nth(2).unwrap_or_else(|| "1800".to_owned());
+    let only = ["browser::soak", "--nocapture"];
+    cargo_with(
+        &[("BELLWETHER_SOAK_SECONDS", seconds)],
+        &[
+            &["test", "--release", "--test", "end_to_end", "--"][..],
+            &only,
+        ]
+        .concat(),
+    )
+}
+
+/// What stands among the tests because it needs what they need, but is none.
+fn ignored(name: &str) -> Result<(), String> {
+    clients::install()?;
+    cargo(&[
+        "test",
+        "--release",
+        "--test",
+        "end_to_end",
+        "--",
+        "--ignored",
+        "--nocapture",
+        name,
+    ])
 }
 
 /// The program and the harness in release; the harness finds the program beside itself.
@@ -105,7 +154,8 @@ fn check() -> Result<(), String> {
         "--no-deps",
         "--document-private-items",
     ])?;
-    cargo(&["bench", "--no-run"])
+    cargo(&["bench", "--no-run"])?;
+    deny::check()
 }
 
 /// The workspace. As cargo has it now: this program may have been built elsewhere.
