@@ -205,6 +205,8 @@ impl<S: Connection> Direct<S> {
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
             self.is_held = false;
         }
+        // Empty, it would still hold the memory of what was written.
+        self.rest = Bytes::new();
         Poll::Ready(Ok(()))
     }
 
