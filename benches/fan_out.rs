@@ -29,7 +29,7 @@ use criterion::{
 use hub::{Frame, Hub, Limits};
 use memchr::memmem;
 use pg::{Database, History, Publisher};
-use server::{App, Gate, Health, Metrics, Origins, Pages, Settings};
+use server::{App, Edge, Gate, Health, Metrics, Origins, Pages, Settings};
 use std::{
     cell::{Cell, LazyCell, RefCell},
     convert::Infallible,
@@ -243,10 +243,12 @@ async fn listen(hub: Arc<Hub>) -> SocketAddr {
     let database = Database::parse("postgres://nobody@127.0.0.1:1/none").unwrap();
     let history = History::new(&database);
     let pages = Pages::new(history.clone());
+    let edge = Edge::default();
     let app = App {
         hub,
         health: Health::new(Vec::new()),
-        metrics: Metrics::new(&pg::Metrics::default(), &pages),
+        metrics: Metrics::new(&pg::Metrics::default(), &pages, &edge),
+        edge,
         history,
         pages,
         publisher: Publisher::new(&database, watch::Sender::default().subscribe()).0,

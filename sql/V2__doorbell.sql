@@ -38,6 +38,11 @@ BEGIN
     END IF;
 END $$;
 
+-- Whether a hub has promised to look. Short enough to be inlined.
+CREATE FUNCTION bellwether.is_awake() RETURNS boolean
+LANGUAGE sql VOLATILE
+RETURN coalesce(pg_sequence_last_value('bellwether.awake_until'), 0) >= bellwether.now_ms();
+
 -- Wakes a hub, unless one is awake. To be called after the event's row is in:
 -- by then the transaction has its id, and `lapse` relies on that.
 --
@@ -51,9 +56,7 @@ CREATE FUNCTION bellwether.ring() RETURNS void
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    IF coalesce(pg_sequence_last_value('bellwether.awake_until'), 0) < bellwether.now_ms()
-        AND current_setting('bellwether.doorbell', true) IS DISTINCT FROM 'off'
-    THEN
+    IF NOT bellwether.is_awake() AND current_setting('bellwether.doorbell', true) IS DISTINCT FROM 'off' THEN
         PERFORM bellwether.notify('');
     END IF;
 END $$;

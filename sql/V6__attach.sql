@@ -98,6 +98,70 @@ BEGIN
     END IF;
 END $$;
 
+-- === Whose types ===
+
+-- To make a text or JSON of a value calls the casts of its type, which are functions of
+-- whoever made the type; and what captures runs with the rights of this schema's owner. So it
+-- takes only types as they are that belong to him or to superusers. Of any other it has the
+-- text that Postgres itself writes.
+CREATE FUNCTION bellwether.is_trusted(owner oid) RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT EXISTS (SELECT FROM pg_roles WHERE pg_roles.oid = is_trusted.owner AND pg_roles.rolsuper)
+        OR EXISTS (SELECT FROM pg_namespace WHERE pg_namespace.nspname = 'bellwether' AND pg_namespace.nspowner = is_trusted.owner);
+END;
+
+-- The types of a table's columns, and those that they are made of.
+CREATE FUNCTION bellwether.column_types(relation oid) RETURNS TABLE (name name, type oid, kind "char", owner oid)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    WITH RECURSIVE used (name, type) AS (
+        SELECT pg_attribute.attname, pg_attribute.atttypid FROM pg_attribute
+        WHERE pg_attribute.attrelid = column_types.relation AND pg_attribute.attnum > 0 AND NOT pg_attribute.attisdropped
+        UNION
+        SELECT used.name, part.type
+        FROM used JOIN pg_type ON pg_type.oid = used.type
+        CROSS JOIN LATERAL (
+            SELECT pg_type.typelem UNION ALL SELECT pg_type.typbasetype
+            UNION ALL SELECT pg_attribute.atttypid FROM pg_attribute
+            WHERE pg_attribute.attrelid = pg_type.typrelid AND pg_attribute.attnum > 0 AND NOT pg_attribute.attisdropped
+        ) AS part (type)
+        WHERE part.type <> 0
+    )
+    SELECT used.name, used.type, pg_type.typtype, pg_type.typowner FROM used JOIN pg_type ON pg_type.oid = used.type;
+END;
+
+-- The columns of others' types.
+CREATE FUNCTION bellwether.foreign_columns(relation regclass) RETURNS TABLE (name text)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT DISTINCT used.name::text FROM bellwether.column_types(foreign_columns.relation) AS used
+    WHERE NOT bellwether.is_trusted(used.owner);
+END;
+
+-- Whether a table was altered and this transaction does not see it: its snapshot is older.
+-- What it sees then has been replaced by somebody who has committed.
+CREATE FUNCTION bellwether.is_outdated(relation oid) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    next CONSTANT bigint := pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
+BEGIN
+    RETURN current_setting('transaction_isolation') IN ('repeatable read', 'serializable') AND EXISTS (
+        SELECT FROM (
+            SELECT pg_class.xmax FROM pg_class WHERE pg_class.oid = is_outdated.relation
+            UNION ALL
+            SELECT pg_attribute.xmax FROM pg_attribute WHERE pg_attribute.attrelid = is_outdated.relation AND pg_attribute.attnum > 0
+        ) AS seen
+        -- The number of a transaction has 32 bits there, and of those around it 64.
+        CROSS JOIN LATERAL (SELECT (seen.xmax::text::bigint - next) % 4294967296 AS apart) AS from_next
+        CROSS JOIN LATERAL (SELECT next + CASE
+            WHEN from_next.apart >= 2147483648 THEN from_next.apart - 4294967296
+            WHEN from_next.apart < -2147483648 THEN from_next.apart + 4294967296
+            ELSE from_next.apart END AS xid) AS replaced
+        WHERE seen.xmax <> '0' AND replaced.xid > 0 AND pg_xact_status(replaced.xid::text::xid8) = 'committed');
+END $$;
+
 -- === What is generated ===
 
 -- The columns of a table's primary key, in its order.
@@ -111,6 +175,21 @@ BEGIN ATOMIC
     WHERE pg_index.indrelid = relation AND pg_index.indisprimary;
 END;
 
+-- The columns that an attachment publishes, or NULL for the whole row: not if some are of
+-- others' types, as those are published in another way.
+CREATE FUNCTION bellwether.chosen_columns(attachment bellwether.attachment) RETURNS text[]
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT CASE
+        WHEN (attachment).columns IS NOT NULL THEN (attachment).columns
+        WHEN EXISTS (SELECT FROM bellwether.foreign_columns((attachment).relation)) THEN ARRAY (
+            SELECT pg_attribute.attname::text FROM pg_attribute
+            WHERE pg_attribute.attrelid = (attachment).relation AND pg_attribute.attnum > 0
+                AND NOT pg_attribute.attisdropped AND pg_attribute.attgenerated <> 'v'
+            ORDER BY pg_attribute.attnum)
+        END;
+END;
+
 -- The columns that an attachment names: in its templates, its list and its key.
 CREATE FUNCTION bellwether.named_columns(attachment bellwether.attachment) RETURNS text[]
 LANGUAGE sql STABLE
@@ -119,10 +198,22 @@ BEGIN ATOMIC
     FROM (
         SELECT part.field FROM bellwether.template_parts((attachment).topic) AS part
         UNION ALL SELECT part.field FROM bellwether.template_parts((attachment).event) AS part
-        UNION ALL SELECT unnest((attachment).columns)
+        UNION ALL SELECT unnest(bellwether.chosen_columns(attachment))
         UNION ALL SELECT unnest(bellwether.key_columns((attachment).relation))
     ) AS named (name)
     WHERE named.name IS NOT NULL AND named.name NOT IN ('table', 'schema', 'op');
+END;
+
+-- Of the columns that an attachment names, those whose types are taken as they are; NULL for
+-- all of the row.
+CREATE FUNCTION bellwether.trusted_columns(attachment bellwether.attachment) RETURNS text[]
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT CASE WHEN bellwether.chosen_columns(attachment) IS NOT NULL THEN ARRAY (
+        SELECT named.name FROM unnest(bellwether.named_columns(attachment)) AS named (name)
+        WHERE named.name NOT IN (SELECT found.name FROM bellwether.foreign_columns((attachment).relation) AS found)
+        ORDER BY named.name)
+        END;
 END;
 
 -- An expression for a template over the columns `side` has.
@@ -150,8 +241,9 @@ END;
 --
 -- A name that is no column of the rows any more is found one level further out, in
 -- `missing`, and is NULL there: SQL looks for a name without a table from the inside
--- out. It costs nothing, for the planner takes the levels away.
-CREATE FUNCTION bellwether.capture_side(side text, rows text, named text[], numbered boolean) RETURNS text
+-- out. It costs nothing, for the planner takes the levels away. `concat` makes a text of
+-- anything without a cast.
+CREATE FUNCTION bellwether.capture_side(side text, rows text, named text[], trusted text[], numbered boolean) RETURNS text
 LANGUAGE sql IMMUTABLE
 BEGIN ATOMIC
     SELECT format(
@@ -160,7 +252,9 @@ BEGIN ATOMIC
         string_agg(format('NULL::text AS %I', part.name), ', '),
         'bellwether ' || side,
         CASE WHEN numbered THEN ', row_number() OVER () AS n' END,
-        string_agg(format(', %I AS c%s', part.name, part.n), '' ORDER BY part.n),
+        string_agg(format(CASE WHEN part.name = ANY (trusted) OR trusted IS NULL
+            THEN ', %I AS c%s' ELSE ', CASE num_nulls(%1$I) WHEN 0 THEN concat(%1$I) END AS c%2$s' END,
+            part.name, part.n), '' ORDER BY part.n),
         rows,
         side)
     FROM unnest(named) WITH ORDINALITY AS part (name, n);
@@ -233,13 +327,14 @@ AS $$
 DECLARE
     keys CONSTANT text[] := bellwether.key_columns(attachment.relation);
     named CONSTANT text[] := bellwether.named_columns(attachment);
+    trusted CONSTANT text[] := bellwether.trusted_columns(attachment);
     new_rows CONSTANT text := CASE WHEN each_row THEN '(SELECT NEW.*) AS "bellwether new"' ELSE '"bellwether new"' END;
     old_rows CONSTANT text := CASE WHEN each_row THEN '(SELECT OLD.*) AS "bellwether old"' ELSE '"bellwether old"' END;
-    from_new CONSTANT text := ' FROM ' || bellwether.capture_side('new', new_rows, named, false);
-    from_old CONSTANT text := ' FROM ' || bellwether.capture_side('old', old_rows, named, false);
+    from_new CONSTANT text := ' FROM ' || bellwether.capture_side('new', new_rows, named, trusted, false);
+    from_old CONSTANT text := ' FROM ' || bellwether.capture_side('old', old_rows, named, trusted, false);
     -- A row has the same place in both.
     from_both CONSTANT text := format(' FROM %s JOIN %s ON new.n = old.n',
-        bellwether.capture_side('new', new_rows, named, true), bellwether.capture_side('old', old_rows, named, true));
+        bellwether.capture_side('new', new_rows, named, trusted, true), bellwether.capture_side('old', old_rows, named, trusted, true));
     moves CONSTANT boolean := cardinality(keys) > 0 OR EXISTS (
         SELECT FROM bellwether.template_parts(attachment.topic) AS part
         WHERE part.field NOT IN ('table', 'schema', 'op'));
@@ -249,6 +344,7 @@ DECLARE
         bellwether.template_expression(attachment.topic, named, 'old', 'update', true),
         bellwether.key_expression(keys, named, 'old'));
 BEGIN
+    attachment.columns := bellwether.chosen_columns(attachment);
     IF op = 'insert' THEN
         RETURN bellwether.capture_select(attachment, op, keys, named, 'new', NULL) || from_new;
     ELSIF op = 'delete' THEN
@@ -272,50 +368,48 @@ BEGIN
             bellwether.capture_select(attachment, 'delete', keys, named, NULL, 'old'), moved) END);
 END $$;
 
--- Functions of others that would run when rows of a table are made texts and JSON: casts
--- of its columns' types, which anybody makes who may make a type. They would run with the
--- rights of this schema's owner, so only his own and superusers' may.
-CREATE FUNCTION bellwether.foreign_casts(relation regclass) RETURNS TABLE (type regtype, function regprocedure, owner name)
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-    WITH RECURSIVE used (type) AS (
-        SELECT pg_attribute.atttypid FROM pg_attribute
-        WHERE pg_attribute.attrelid = foreign_casts.relation AND pg_attribute.attnum > 0 AND NOT pg_attribute.attisdropped
-        UNION
-        SELECT part.type
-        FROM used JOIN pg_type ON pg_type.oid = used.type
-        CROSS JOIN LATERAL (
-            SELECT pg_type.typelem UNION ALL SELECT pg_type.typbasetype
-            UNION ALL SELECT pg_attribute.atttypid FROM pg_attribute
-            WHERE pg_attribute.attrelid = pg_type.typrelid AND pg_attribute.attnum > 0 AND NOT pg_attribute.attisdropped
-        ) AS part (type)
-        WHERE part.type <> 0
-    )
-    SELECT used.type::regtype, pg_proc.oid::regprocedure, pg_roles.rolname
-    FROM used
-    JOIN pg_cast ON pg_cast.castsource = used.type AND pg_cast.casttarget IN ('text'::regtype, 'json'::regtype)
-    JOIN pg_proc ON pg_proc.oid = pg_cast.castfunc
-    JOIN pg_roles ON pg_roles.oid = pg_proc.proowner
-    WHERE NOT pg_roles.rolsuper
-        AND pg_roles.oid <> (SELECT pg_namespace.nspowner FROM pg_namespace WHERE pg_namespace.nspname = 'bellwether');
-END;
+-- Whether a trigger on this table may do an attachment's work, with the rights of this
+-- schema's owner. Who may execute the attachment's function could have made a trigger of it
+-- on any table of his; a partition that was detached keeps its triggers; and a column that is
+-- taken for `trusted` (NULL: all are) may be of somebody's type by now.
+CREATE FUNCTION bellwether.may_capture(attachment integer, relation regclass, trusted text[]) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF bellwether.is_outdated(relation) THEN
+        RAISE 'could not serialize access: % was altered after this transaction began', relation
+            USING ERRCODE = 'serialization_failure', HINT = 'Run the transaction again.';
+    END IF;
+    RETURN EXISTS (
+        WITH RECURSIVE above (relation) AS (
+            SELECT may_capture.relation
+            UNION
+            SELECT pg_inherits.inhparent::regclass FROM above JOIN pg_inherits ON pg_inherits.inhrelid = above.relation
+        )
+        SELECT FROM bellwether.attachment AS existing JOIN above USING (relation)
+        WHERE existing.id = may_capture.attachment
+    ) AND NOT EXISTS (
+        SELECT FROM bellwether.foreign_columns(may_capture.relation) AS found
+        WHERE may_capture.trusted IS NULL OR found.name = ANY (may_capture.trusted));
+END $$;
 
--- Whether a trigger on this table may do an attachment's work. Who may execute the
--- attachment's function could have made a trigger of it on any table of his; and a
--- partition that was detached keeps its triggers.
-CREATE FUNCTION bellwether.may_capture(attachment integer, relation regclass) RETURNS boolean
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-    WITH RECURSIVE above (relation) AS (
-        SELECT may_capture.relation
-        UNION
-        SELECT pg_inherits.inhparent::regclass FROM above JOIN pg_inherits ON pg_inherits.inhrelid = above.relation
-    )
-    SELECT EXISTS (
-            SELECT FROM bellwether.attachment AS existing JOIN above USING (relation)
-            WHERE existing.id = may_capture.attachment)
-        AND NOT EXISTS (SELECT FROM bellwether.foreign_casts(may_capture.relation));
-END;
+-- Whether that needs no asking: all those columns are of types that nobody can make casts
+-- for, and that stay what they are, as composite ones may not.
+--
+-- IMMUTABLE, so that it is asked when a writer's session plans and costs no statement. That is
+-- right in a query over a table's transition rows: such a plan is made anew when the table changes,
+-- and while it is written to it cannot change.
+CREATE FUNCTION bellwether.is_plain(relation oid, trusted text[]) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN NOT bellwether.is_outdated(relation)
+        AND EXISTS (SELECT FROM pg_class WHERE pg_class.oid = is_plain.relation)
+        AND NOT EXISTS (
+            SELECT FROM bellwether.column_types(is_plain.relation) AS used
+            WHERE (is_plain.trusted IS NULL OR used.name = ANY (is_plain.trusted))
+                AND (used.kind = 'c' OR NOT bellwether.is_trusted(used.owner)));
+END $$;
 
 -- The body of an attachment's trigger function: for whole statements or, where
 -- replication applies rows one by one, for each row.
@@ -328,20 +422,16 @@ DECLARE
     "bellwether schema" CONSTANT text := coalesce(TG_ARGV[0], TG_TABLE_SCHEMA);
     "bellwether table" CONSTANT text := coalesce(TG_ARGV[1], TG_TABLE_NAME);
 BEGIN
-    -- Nearly always this is all there is to ask: the attached table, and no cast is anybody's own.
-    IF (NOT EXISTS (SELECT FROM bellwether.attachment WHERE id = %s AND relation = TG_RELID)
-        OR EXISTS (SELECT FROM pg_cast WHERE oid >= 16384 AND casttarget IN ('text'::regtype, 'json'::regtype)))
-        AND NOT bellwether.may_capture(%1$s, TG_RELID)
-    THEN
+    -- The attached table itself is known.
+    IF TG_RELID <> %s AND NOT %s THEN
         RETURN NULL;
     END IF;
     %s END IF;
-    IF FOUND THEN
-        %s
-    END IF;
+    %s
     RETURN NULL;
 END $body$,
-        (attachment).id,
+        (attachment).relation::oid,
+        ask.may_capture,
         string_agg(format($body$IF TG_OP = %L THEN
         INSERT INTO bellwether.event (topic, name, key, data, retain)
         SELECT captured.topic, captured.name, captured.key,
@@ -349,12 +439,24 @@ END $body$,
         FROM (
             %s
             OFFSET 0 -- each expression is evaluated once
-        ) AS captured;
+        ) AS captured
+        WHERE %s;
     $body$,
-            upper(op.name), 256 * 1024, bellwether.capture_op(attachment, op.name, each_row)), 'ELS' ORDER BY op.name),
-        CASE WHEN (attachment).doorbell THEN 'PERFORM bellwether.ring();' ELSE 'NULL; -- it is not to ring' END)
+            upper(op.name), 256 * 1024, bellwether.capture_op(attachment, op.name, each_row),
+            CASE WHEN op.name = 'truncate' THEN 'true' WHEN each_row THEN ask.once
+                ELSE format('bellwether.is_plain(%s, %L) OR %s', (attachment).relation::oid, ask.trusted, ask.once) END),
+            'ELS' ORDER BY op.name),
+        CASE WHEN (attachment).doorbell THEN 'IF FOUND AND NOT bellwether.is_awake() THEN PERFORM bellwether.ring(); END IF;' END)
     FROM unnest((attachment).ops) AS op (name)
-    WHERE NOT (each_row AND op.name = 'truncate');
+    CROSS JOIN (
+        SELECT known.trusted, known.may_capture, format('(SELECT %s)', known.may_capture) AS once
+        FROM (
+            SELECT bellwether.trusted_columns(attachment) AS trusted,
+                format('bellwether.may_capture(%s, TG_RELID, %L)', (attachment).id, bellwether.trusted_columns(attachment)) AS may_capture
+        ) AS known
+    ) AS ask
+    WHERE NOT (each_row AND op.name = 'truncate')
+    GROUP BY ask.trusted, ask.may_capture, ask.once;
 END;
 
 -- === Attaching ===
@@ -513,7 +615,6 @@ DECLARE
     before bellwether.attachment;
     class record;
     above regclass;
-    cast_by record;
     wrong text;
     needs_formats boolean;
     each_row boolean;
@@ -591,13 +692,6 @@ BEGIN
         RAISE 'the virtual column % of % cannot be captured: no trigger sees its value', wrong, relation
             USING ERRCODE = 'feature_not_supported', HINT = 'Generate it as STORED, or name the columns that it is made of.';
     END IF;
-    SELECT * INTO cast_by FROM bellwether.foreign_casts(relation);
-    IF FOUND THEN
-        RAISE '% casts the type %, belongs to %, and would run with the rights of the schema bellwether',
-            cast_by.function, cast_by.type, cast_by.owner
-            USING ERRCODE = 'insufficient_privilege', HINT = 'Have it belong to a superuser, or drop the cast.';
-    END IF;
-
     IF before.id IS NULL THEN
         outcome := 'attached';
         INSERT INTO bellwether.attachment AS existing
@@ -717,15 +811,20 @@ AS $$
     LEFT JOIN bellwether.present_triggers(($1).id) AS present USING (relation, name)
     WHERE (wanted.enabled, wanted.definition) IS DISTINCT FROM (present.enabled, present.definition)
     UNION ALL
-    SELECT format('rows of %s are not captured, as %s, which casts its %s, belongs to %s and would run with the rights of this schema: '
-        'have it belong to a superuser', tree.relation, cast_by.function, cast_by.type, cast_by.owner)
-    FROM bellwether.with_descendants(($1).relation) AS tree (relation) CROSS JOIN bellwether.foreign_casts(tree.relation) AS cast_by
+    SELECT format('rows put straight into %s are not captured, as its column %I is of a type of somebody else''s: attach %s with a list of columns',
+        tree.relation, found.name, ($1).relation)
+    FROM bellwether.with_descendants(($1).relation) AS tree (relation)
+    CROSS JOIN bellwether.foreign_columns(tree.relation) AS found
+    WHERE tree.relation <> ($1).relation AND (bellwether.chosen_columns($1) IS NULL OR found.name = ANY (bellwether.trusted_columns($1)))
     UNION ALL
-    SELECT 'its function is not what attach would write now: attach the table again'
+    SELECT CASE regexp_replace(pg_proc.prosrc, known_table, '\1', 'g') WHEN regexp_replace(due.source, known_table, '\1', 'g')
+        THEN 'each statement asks whether this is its table, as a dump was restored: attach the table again'
+        ELSE 'its function is not what attach would write now, and may capture nothing: attach the table again' END
     FROM pg_class
-    WHERE pg_class.oid = ($1).relation
-        AND bellwether.capture_source($1, false) IS DISTINCT FROM (
-            SELECT pg_proc.prosrc FROM pg_proc WHERE pg_proc.oid = to_regproc('bellwether.capture_' || ($1).id))
+    CROSS JOIN bellwether.capture_source($1, false) AS due (source)
+    CROSS JOIN (VALUES ('(TG_RELID <> |is_plain\()[0-9]+')) AS pattern (known_table)
+    LEFT JOIN pg_proc ON pg_proc.oid = to_regproc('bellwether.capture_' || ($1).id)
+    WHERE pg_class.oid = ($1).relation AND due.source IS DISTINCT FROM pg_proc.prosrc
 $$;
 
 CREATE VIEW bellwether.attachments AS

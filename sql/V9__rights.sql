@@ -17,7 +17,7 @@ AS $$
     SELECT 'EXECUTE ON FUNCTION', pg_proc.oid::regprocedure::text, has_function_privilege(pg_proc.oid, 'EXECUTE')
     FROM pg_proc
     WHERE pg_proc.pronamespace = 'bellwether'::regnamespace AND CASE what
-        WHEN 'hub' THEN pg_proc.proname IN ('advance', 'settle', 'lapse', 'sleep', 'connect', 'retain', 'ring', 'notify', 'can_notify', 'now_ms', 'promise',
+        WHEN 'hub' THEN pg_proc.proname IN ('advance', 'settle', 'lapse', 'sleep', 'connect', 'retain', 'ring', 'is_awake', 'notify', 'can_notify', 'now_ms', 'promise',
             'hub_lock', 'count_hubs', 'unseen', 'publish_requests', 'places',
             'publish', 'claim_snapshot')
         WHEN 'attach' THEN pg_proc.proname IN ('attach', 'detach', 'record_attachment', 'sweep')
@@ -30,7 +30,8 @@ AS $$
     WHERE pg_proc.pronamespace = 'bellwether'::regnamespace AND what IN ('hub', 'attach')
         AND pg_proc.proname IN ('drift', 'capture_source', 'capture_op', 'capture_select', 'capture_side',
             'row_expression', 'key_expression', 'template_expression', 'template_parts', 'key_columns',
-            'named_columns', 'with_descendants', 'wanted_triggers', 'present_triggers', 'foreign_casts')
+            'named_columns', 'with_descendants', 'wanted_triggers', 'present_triggers', 'foreign_columns', 'column_types',
+            'is_trusted', 'chosen_columns', 'trusted_columns')
     UNION ALL
     SELECT 'SELECT ON', pg_class.oid::regclass::text, has_table_privilege(pg_class.oid, 'SELECT')
     FROM pg_class

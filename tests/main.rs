@@ -10,6 +10,7 @@ mod harness;
 
 /// Tables, and what is captured of them.
 mod attach;
+mod attacks;
 /// Who is let in, to what, and for how long.
 mod auth;
 /// The browser client and the pages, in Chromium.
@@ -30,8 +31,12 @@ mod faults;
 mod http;
 /// Several hubs on one database.
 mod instances;
+/// How much clients may take, and whom proxies tell of.
+mod limits;
 /// Everything once, in one order, whatever writers do.
 mod order;
+/// Encrypted connections to the database, verified as it is asked.
+mod postgres_tls;
 /// What comes in over HTTP, and what is read there in other forms.
 mod publish;
 /// `docs/recipes.md`, done.
@@ -54,4 +59,6 @@ mod spine;
 mod storm;
 /// The terminal client.
 mod tail;
+/// HTTPS, and its certificate.
+mod tls;
 mod torture;

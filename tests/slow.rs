@@ -42,15 +42,6 @@ async fn insert(database: &TestDatabase, hub: &Hub, rows: u64) {
     eventually("it is published", head + rows, published).await;
 }
 
-fn resident_kib(hub: &Hub) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", hub.pid())).unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_closed_and_can_come_back() {
     let database = TestDatabase::create().await;
@@ -173,7 +164,7 @@ async fn clients_that_read_nothing_cost_little() {
     healthy.opened().await;
     insert(&database, &hub, 200).await;
     healthy.events(200).await;
-    let before = resident_kib(&hub);
+    let before = hub.resident_kib();
     let mut quiet = Vec::new();
     for _ in 0..100 {
         quiet.push(stalled(&hub).await);
@@ -183,7 +174,7 @@ async fn clients_that_read_nothing_cost_little() {
         insert(&database, &hub, 100).await;
         healthy.events(100).await;
     }
-    let grown = resident_kib(&hub).saturating_sub(before);
+    let grown = hub.resident_kib().saturating_sub(before);
     eprintln!("a hundred stalled clients: {grown} KiB more than before");
     assert!(grown < 64 * 1024, "{grown} KiB");
     drop(quiet);

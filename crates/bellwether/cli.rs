@@ -5,7 +5,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pg::Database;
 use std::{fmt, io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use crate::auth::{AuthOptions, TokenOptions};
+use crate::{
+    auth::{AuthOptions, TokenOptions},
+    edge::EdgeOptions,
+};
 
 /// The exit code for a command line that makes no sense (`EX_USAGE` of BSD's sysexits).
 const USAGE: u8 = 64;
@@ -177,6 +180,8 @@ pub(crate) struct HubOptions {
     /// Most bytes of events kept in memory for clients that come back
     #[arg(long, env = "BELLWETHER_RING_BYTES", value_name = "N", default_value_t = 64 * 1024 * 1024)]
     pub(crate) ring_bytes: usize,
+    #[command(flatten)]
+    pub(crate) edge: EdgeOptions,
 }
 
 #[derive(Args, Debug)]

@@ -7,7 +7,7 @@ use pg::{
     Backoff, Database, Doorbell, EventsTable, Feed, History, Link, Listener, Publisher,
     PublisherTask, Retention, Scene, Snapshot,
 };
-use server::{App, Gate, Health, Metrics, Pages, Settings};
+use server::{App, Edge, Gate, Health, Metrics, Pages, Settings};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -26,6 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Ground {
     listener: TcpListener,
+    edge: Edge,
     gate: Gate,
     database: Database,
     /// The server behind `database`, if it is the private one.
@@ -78,6 +79,7 @@ impl Ground {
             );
         }
         let gate = hub.auth.gate().await?;
+        let edge = hub.edge.open()?;
         let (database, private) = match url {
             Some(url) => (Database::parse(url)?, None),
             None => {
@@ -91,6 +93,7 @@ impl Ground {
         match (bound, private) {
             (Ok(listener), private) => Ok(Self {
                 listener,
+                edge,
                 gate,
                 database,
                 private,
@@ -132,9 +135,16 @@ impl Ground {
             .listener
             .local_addr()
             .context("cannot tell the address that was taken")?;
+        let scheme = if options.edge.has_tls() {
+            "https"
+        } else {
+            "http"
+        };
+        let base = format!("{scheme}://{address}");
         let has_keys = options.auth.keys.is_there();
-        let greeting = greeting(address, self.private.as_ref(), self.scene, has_keys);
-        let instance = Instance::new(self.database, self.snapshots, self.gate, options);
+        let greeting = greeting(&base, self.private.as_ref(), self.scene, has_keys);
+        let door = (self.edge, self.gate);
+        let instance = Instance::new(self.database, door, self.snapshots, options);
         let app = Arc::clone(&instance.app);
         let stop = CancellationToken::new();
 
@@ -147,7 +157,7 @@ impl Ground {
         let serving = server::serve(self.listener, Arc::clone(&app), stop.clone(), options.grace);
         let done = tokio::select! {
             done = signals::drain(serving, &stop) => done,
-            failed = async { tokio::try_join!(hub, once_ready, forever()) } => failed.map(drop),
+            failed = async { tokio::try_join!(hub, once_ready, signals::reload(&app)) } => failed.map(drop),
             () = exit_of(self.private.as_mut()) => {
                 Err(anyhow!("the private Postgres has stopped by itself: see its log"))
             }
@@ -205,13 +215,9 @@ async fn exit_of(private: Option<&mut Postgres>) {
     }
 }
 
-async fn forever() -> Result<()> {
-    std::future::pending().await
-}
-
 /// Lines to paste, each on its own, and then one that says that they will work.
 fn greeting(
-    address: SocketAddr,
+    base: &str,
     private: Option<&Postgres>,
     scene: Option<Scene>,
     has_keys: bool,
@@ -245,8 +251,8 @@ fn greeting(
         ""
     };
     let mut lines = vec![
-        format!("http://{address}{page}"),
-        format!("curl -N {token}'http://{address}/v1/stream?topic={topic}'"),
+        format!("{base}{page}"),
+        format!("curl -N {token}'{base}/v1/stream?topic={topic}'"),
     ];
     if let Some(postgres) = private {
         lines.push(format!("psql '{}' -c \"{insert}\"", postgres.url()));
@@ -258,7 +264,12 @@ fn greeting(
 // === impl Instance ===
 
 impl Instance {
-    fn new(database: Database, snapshots: Vec<Snapshot>, gate: Gate, options: &HubOptions) -> Self {
+    fn new(
+        database: Database,
+        (edge, gate): (Edge, Gate),
+        snapshots: Vec<Snapshot>,
+        options: &HubOptions,
+    ) -> Self {
         let limits = Limits {
             ring_frames: options.ring_events,
             ring_bytes: options.ring_bytes,
@@ -289,9 +300,10 @@ impl Instance {
             hub: Hub::new(limits),
             publisher,
             health: Health::new(vec![schema.subscribe(), listener.link(), feed.link()]),
-            metrics: Metrics::new(&metrics, &pages),
+            metrics: Metrics::new(&metrics, &pages, &edge),
             history,
             pages,
+            edge,
             gate,
             settings,
         };

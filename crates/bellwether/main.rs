@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod demo;
 mod doctor;
+mod edge;
 mod instance;
 mod log;
 mod publish;

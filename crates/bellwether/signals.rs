@@ -1,7 +1,11 @@
-//! Ctrl-C and SIGTERM.
+//! Ctrl-C, SIGTERM and SIGHUP.
 
-use anyhow::{Result, anyhow};
-use std::pin::pin;
+use anyhow::{Context, Result, anyhow};
+use server::App;
+use std::{
+    io::{IsTerminal, stderr},
+    pin::pin,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +22,23 @@ pub(crate) async fn drain(
     tokio::select! {
         done = serving => Ok(done?),
         () = asked_to_stop() => Err(anyhow!("told to stop twice: not waiting for clients")),
+    }
+}
+
+/// Reads anew, at each SIGHUP, what is in files. Never ends. In a terminal, SIGHUP says that this is
+/// gone, and ends the program.
+pub(crate) async fn reload(app: &App) -> Result<()> {
+    if stderr().is_terminal() {
+        return std::future::pending().await;
+    }
+    let mut hangup = signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?;
+    loop {
+        hangup.recv().await;
+        tracing::info!("SIGHUP: reading the certificate and the keys of tokens anew");
+        app.edge.reload();
+        if let Err(error) = app.gate.reload().await {
+            tracing::error!(error = %pg::chain(&error), "the keys of tokens stay as they are");
+        }
     }
 }
 

@@ -66,7 +66,16 @@ const verbs = {
     await page.goto(url);
     return tabs.length - 1;
   },
-  eval: ({ tab, code }) => tabs[tab].page.evaluate(code),
+  async eval({ tab, code }) {
+    for (;;) {
+      try {
+        return await tabs[tab].page.evaluate(code);
+      } catch (error) {
+        // The page is being loaded anew: ask that one.
+        if (!String(error).includes("context was destroyed")) throw error;
+      }
+    }
+  },
   // Does not wait for what the code does.
   begin({ tab, code }) {
     tabs[tab].page.evaluate(code).catch(() => {});

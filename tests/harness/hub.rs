@@ -135,7 +135,9 @@ impl Hub {
             within("a line of the hub", stdout.read_line(&mut line))
                 .await
                 .unwrap();
-            if let Some(at) = line.strip_prefix("http://") {
+            if let Some((_, at)) = line.split_once("://")
+                && line.starts_with("http")
+            {
                 address = Some(at.trim().parse().unwrap());
             } else if line.starts_with("ready") {
                 let address = address.expect("the address comes before ready");
@@ -198,6 +200,16 @@ impl Hub {
         line.unwrap_or_else(|| panic!("no {name} in {text}"))
             .parse()
             .unwrap()
+    }
+
+    /// The memory it has, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// Sends SIGTERM; returns at once.

@@ -4,6 +4,7 @@ mod client;
 mod database;
 mod hub;
 mod ledger;
+mod tls;
 
 pub(crate) use client::{Client, Delivery, Lines, get, request_whole};
 pub(crate) use database::{
@@ -11,6 +12,7 @@ pub(crate) use database::{
 };
 pub(crate) use hub::{Hub, HubOptions, bellwether};
 pub(crate) use ledger::{Committed, check_order, now};
+pub(crate) use tls::Authority;
 
 use std::{fmt::Debug, time::Duration};
 use tokio::time::{self, Instant};

@@ -85,6 +85,7 @@ impl Stage {
         let program = program()?;
         let mut child = Command::new(&program)
             .args(["serve", "--log", "warn", "--listen", listen])
+            .args(["--publish-rate", "0"]) // how fast it could go is what is measured
             .args(["--database-url", &self.url()])
             .args(args)
             .stdin(Stdio::null())

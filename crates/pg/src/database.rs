@@ -4,12 +4,16 @@ use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, Recycling
 use std::{fmt, time::Duration};
 use tokio::time;
 use tokio_postgres::{
-    Client, Config, Connection, NoTls, SimpleQueryMessage, Socket,
+    Client, Config, Connection, SimpleQueryMessage, Socket,
     config::{Host, SslMode, TargetSessionAttrs},
-    tls::NoTlsStream,
+    tls::MakeTlsConnect,
 };
+use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::{Error, limit::within};
+use crate::{Error, limit::within, tls::TlsOptions};
+
+/// A stream of TLS, as the driver wants it.
+pub(crate) type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
 /// How long to wait for the server to answer a new connection, and for one from the pool.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,19 +40,28 @@ const SESSION: &str = "
     SELECT set_config('synchronous_commit', 'on', false)
     WHERE current_setting('synchronous_commit') = 'off'";
 
+/// For queries that nobody waits for longer than [`ANSWER_LIMIT`](crate::limit::ANSWER_LIMIT): so that
+/// none goes on without us, and that it comes to nothing is known.
+const POOL_SESSION: &str = "SET statement_timeout = '9s'";
+
 /// A database, and how to reach it.
 #[derive(Clone)]
 pub struct Database {
     config: Config,
+    tls: MakeRustlsConnect,
 }
 
 impl Database {
-    /// From a connection string: `postgres://…` or `host=… user=…`.
+    /// From a connection string: `postgres://…` or `host=… user=…`. Reads the certificates that it
+    /// names.
     pub fn parse(url: &str) -> Result<Self, Error> {
+        let (url, tls) = TlsOptions::take(url);
         let mut config: Config = url.parse().map_err(Error::Url)?;
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(Error::Tls);
-        }
+        let (mode, tls) = tls.connector().map_err(Error::Tls)?;
+        // As libpq: what does not leave the machine is not encrypted.
+        let is_local = |host: &Host| matches!(host, Host::Unix(_));
+        let is_local = !config.get_hosts().is_empty() && config.get_hosts().iter().all(is_local);
+        config.ssl_mode(if is_local { SslMode::Disable } else { mode });
         config
             .application_name("bellwether")
             .keepalives_idle(KEEPALIVE_IDLE)
@@ -62,18 +75,18 @@ impl Database {
             // Of several servers, the one that is not a standby.
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
-        Ok(Self { config })
+        Ok(Self { config, tls })
     }
 
     /// A connection whose messages the caller polls.
     pub(crate) async fn connect_raw(
         &self,
-    ) -> Result<(Client, Connection<Socket, NoTlsStream>), Error> {
+    ) -> Result<(Client, Connection<Socket, TlsStream>), Error> {
         // The library's own limit ends when the server's kernel has taken the connection.
         let limit = self.config.get_connect_timeout();
         let limit = *limit.unwrap_or(&CONNECT_TIMEOUT);
         let all = limit * u32::try_from(self.config.get_hosts().len()).unwrap_or(1);
-        match time::timeout(all, self.config.connect(NoTls)).await {
+        match time::timeout(all, self.config.connect(self.tls.clone())).await {
             Ok(connected) => connected.map_err(|source| Error::Connect {
                 target: self.to_string(),
                 source,
@@ -110,13 +123,12 @@ impl Database {
         let method = ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
         };
-        let manager = Manager::from_config(self.config.clone(), NoTls, method);
+        let manager = Manager::from_config(self.config.clone(), self.tls.clone(), method);
         let set_up = Hook::async_fn(|client: &mut deadpool_postgres::ClientWrapper, _| {
             Box::pin(async move {
-                client
-                    .batch_execute(SESSION)
-                    .await
-                    .map_err(HookError::Backend)
+                let set_up = format!("{SESSION}; {POOL_SESSION}");
+                let set_up = client.batch_execute(&set_up).await;
+                set_up.map_err(HookError::Backend)
             })
         });
         Pool::builder(manager)

@@ -4,13 +4,15 @@ use hub::Epoch;
 use std::{fmt, time::Duration};
 use tokio_postgres::error::SqlState;
 
+use crate::tls::{self, InvalidTls};
+
 /// What was tried when it went wrong. The cause is the [`source`](std::error::Error::source).
 #[derive(Debug)]
 pub enum Error {
     /// Reading the connection string.
     Url(tokio_postgres::Error),
-    /// The connection string asks for TLS, which this build does not speak to Postgres.
-    Tls,
+    /// TLS cannot be spoken as the connection string asks.
+    Tls(InvalidTls),
     /// Connecting.
     Connect {
         /// Where to, without the password.
@@ -55,11 +57,11 @@ impl Error {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Url(_)
-            | Self::Tls
+            | Self::Tls(_)
             | Self::SchemaNewer { .. }
             | Self::Migrate(_)
             | Self::Rights { .. } => !self.is_disconnect(),
-            Self::Connect { source, .. } => is_refusal(source),
+            Self::Connect { source, .. } => is_refusal(source) || tls::is_refusal(source),
             _ => self.is_denied(),
         }
     }
@@ -105,10 +107,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(_) => f.write_str("the database URL cannot be read"),
-            Self::Tls => f.write_str(
-                "the database URL asks for TLS (sslmode=require), which is not supported yet: \
-                 use sslmode=prefer or disable, or a local TLS tunnel",
-            ),
+            Self::Tls(_) => f.write_str("TLS cannot be spoken as the database URL asks"),
             Self::Connect { target, .. } => write!(f, "cannot connect to {target}"),
             Self::InRecovery(target) => write!(
                 f,
@@ -146,6 +145,7 @@ impl std::error::Error for Error {
             Self::Url(source) | Self::Connect { source, .. } | Self::Query(_, source) => {
                 Some(source)
             }
+            Self::Tls(source) => Some(source),
             Self::Migrate(source) => Some(source),
             Self::Pool(source) => Some(source),
             _ => None,

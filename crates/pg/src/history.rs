@@ -5,7 +5,10 @@ use hub::{Epoch, Event, Retain, Topic};
 use std::time::SystemTime;
 use tokio_postgres::{Client, Row, Statement, types::ToSql};
 
-use crate::{Database, Error, limit::within};
+use crate::{
+    Database, Error,
+    limit::{self, within},
+};
 
 /// Most events that a feed reads at once.
 pub(crate) const PAGE_EVENTS: u64 = 1000;
@@ -134,13 +137,7 @@ impl History {
         &self,
         ask: impl AsyncFnOnce(&Object) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Error> {
-        let client = self.pool.get().await.map_err(Error::Pool)?;
-        let answer = within(READ, ask(&client)).await;
-        if let Err(Error::TimedOut(..)) = answer {
-            // Whoever had it next would wait behind this query.
-            drop(Object::take(client));
-        }
-        answer
+        limit::ask(&self.pool, READ, ask).await
     }
 }
 

@@ -36,6 +36,7 @@ mod rights;
 mod schema;
 mod sequencer;
 mod snapshots;
+mod tls;
 
 pub use attachments::{Attached, Attachment, Attachments};
 pub use backoff::Backoff;
@@ -54,6 +55,7 @@ pub use retention::Retention;
 pub use rights::Purpose;
 pub use schema::migrate;
 pub use snapshots::Snapshot;
+pub use tls::InvalidTls;
 
 use tokio::sync::watch;
 

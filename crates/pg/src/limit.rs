@@ -1,5 +1,6 @@
 //! No answer of the database is waited for without a limit.
 
+use deadpool_postgres::{Object, Pool};
 use std::time::Duration;
 use tokio::time;
 
@@ -18,4 +19,19 @@ pub(crate) async fn within<T>(
         Ok(answer) => answer.map_err(|error| Error::Query(what, error)),
         Err(_) => Err(Error::TimedOut(what, ANSWER_LIMIT)),
     }
+}
+
+/// The same of a connection from a pool. A connection that has not answered does not go back: whoever
+/// had it next would wait behind this query.
+pub(crate) async fn ask<T>(
+    pool: &Pool,
+    what: &'static str,
+    ask: impl AsyncFnOnce(&Object) -> Result<T, tokio_postgres::Error>,
+) -> Result<T, Error> {
+    let client = pool.get().await.map_err(Error::Pool)?;
+    let answer = within(what, ask(&client)).await;
+    if let Err(Error::TimedOut(..)) = answer {
+        drop(Object::take(client));
+    }
+    answer
 }

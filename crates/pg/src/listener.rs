@@ -3,10 +3,13 @@
 use hub::Cursor;
 use std::{convert::Infallible, future::poll_fn, time::Duration};
 use tokio::{sync::watch, time};
-use tokio_postgres::{AsyncMessage, Client, Connection, Socket, tls::NoTlsStream};
+use tokio_postgres::{AsyncMessage, Client, Connection, Socket};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Backoff, Database, Doorbell, Error, Link, Metrics, chain, limit::within, rights};
+use crate::{
+    Backoff, Database, Doorbell, Error, Link, Metrics, chain, database::TlsStream, limit::within,
+    rights,
+};
 
 /// The lock is what other hubs count, to know whether anybody wants announcements; it goes
 /// with the session. The ring has them count anew.
@@ -80,7 +83,7 @@ impl Listener {
     /// until its slowest listener has taken it.
     async fn drain(
         &self,
-        mut connection: Connection<Socket, NoTlsStream>,
+        mut connection: Connection<Socket, TlsStream>,
     ) -> Result<Infallible, Error> {
         loop {
             match poll_fn(|cx| connection.poll_message(cx)).await {

@@ -7,10 +7,14 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time,
 };
-use tokio_postgres::Row;
+use tokio_postgres::{
+    Row,
+    error::{DbError, SqlState},
+    types::ToSql,
+};
 use tokio_util::task::TaskTracker;
 
-use crate::{Database, Error, error::chain};
+use crate::{Database, Error, error::chain, limit};
 
 /// Most requests in one transaction, and the number of events that fills it.
 const MAX_REQUESTS: usize = 256;
@@ -21,6 +25,13 @@ const QUEUE: usize = 1024;
 
 /// Transactions at the same time. While one waits for its flush, the next fills up.
 const TRANSACTIONS: usize = 2;
+
+/// How long a publication may wait for its turn and be carried out. One that is still waiting then
+/// never will be.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a transaction is for.
+const PUBLISHING: &str = "publish events";
 
 /// How long to wait until events that are durable have their places.
 const NUMBERING: Duration = Duration::from_secs(5);
@@ -133,8 +144,12 @@ impl Publisher {
             answer,
         };
         let gone = || Arc::new(Error::Closed);
-        self.jobs.send(job).await.map_err(|_| gone())?;
-        answered.await.unwrap_or_else(|_| Err(gone()))
+        let published = async {
+            self.jobs.send(job).await.map_err(|_| gone())?;
+            answered.await.unwrap_or_else(|_| Err(gone()))
+        };
+        let published = time::timeout(PATIENCE, published).await;
+        published.unwrap_or_else(|_| Err(Arc::new(Error::TimedOut(PUBLISHING, PATIENCE))))
     }
 }
 
@@ -151,6 +166,9 @@ impl PublisherTask {
             let Some(jobs) = self.collect().await else {
                 break;
             };
+            if jobs.is_empty() {
+                continue;
+            }
             let desk = Arc::clone(&self.desk);
             tasks.spawn(async move {
                 desk.carry_out(jobs, turn.ok()).await;
@@ -161,12 +179,21 @@ impl PublisherTask {
     }
 
     async fn collect(&mut self) -> Option<Vec<Job>> {
-        let mut jobs = vec![self.jobs.recv().await?];
-        let mut events = jobs[0].publication.events.len();
-        while jobs.len() < MAX_REQUESTS && events < MAX_EVENTS {
-            let Ok(job) = self.jobs.try_recv() else { break };
-            events += job.publication.events.len();
-            jobs.push(job);
+        let mut jobs = Vec::new();
+        let mut events = 0;
+        let mut next = Some(self.jobs.recv().await?);
+        while let Some(job) = next {
+            // Who asked may have lost patience.
+            if !job.answer.is_closed() {
+                events += job.publication.events.len();
+                jobs.push(job);
+            }
+            let is_full = jobs.len() == MAX_REQUESTS || events >= MAX_EVENTS;
+            next = if is_full {
+                None
+            } else {
+                self.jobs.try_recv().ok()
+            };
         }
         Some(jobs)
     }
@@ -183,7 +210,7 @@ impl Desk {
                 self.answer(jobs, receipts).await;
             }
             // Whichever of them it was, the others are not to suffer.
-            Err(Error::Query(..)) if jobs.len() > 1 => {
+            Err(error) if jobs.len() > 1 && is_refusal(&error) => {
                 for job in jobs {
                     Box::pin(self.carry_out(vec![job], None)).await;
                 }
@@ -215,25 +242,21 @@ impl Desk {
         let data: Vec<_> = events().map(|event| &event.data).collect();
         let retains: Vec<_> = events().map(|event| event.retain).collect();
 
-        let client = self.pool.get().await.map_err(Error::Pool)?;
-        let failed = |error| Error::Query("publish events", error);
-        let publish = client.prepare_cached(PUBLISH).await.map_err(failed)?;
-        let rows = client
-            .query(
-                &publish,
-                &[
-                    &keys,
-                    &requests,
-                    &sizes,
-                    &topics,
-                    &names,
-                    &event_keys,
-                    &data,
-                    &retains,
-                ],
-            )
-            .await
-            .map_err(failed)?;
+        let rows = limit::ask(&self.pool, PUBLISHING, async |client| {
+            let publish = client.prepare_cached(PUBLISH).await?;
+            let with: [&(dyn ToSql + Sync); 8] = [
+                &keys,
+                &requests,
+                &sizes,
+                &topics,
+                &names,
+                &event_keys,
+                &data,
+                &retains,
+            ];
+            client.query(&publish, &with).await
+        })
+        .await?;
         let mut receipts: Vec<(i32, Receipt)> = rows.iter().map(receipt).collect();
         receipts.sort_by_key(|&(request, _)| request);
         if receipts.len() != jobs.len() {
@@ -308,18 +331,30 @@ impl Desk {
     }
 
     async fn look_up(&self, ids: &[i64], after_seq: i64) -> Result<Vec<u64>, Error> {
-        let client = self.pool.get().await.map_err(Error::Pool)?;
-        let failed = |error| Error::Query("look up where events were placed", error);
-        let places = client.prepare_cached(PLACES).await.map_err(failed)?;
-        let rows = client
-            .query(&places, &[&ids, &after_seq])
-            .await
-            .map_err(failed)?;
+        let rows = limit::ask(
+            &self.pool,
+            "look up where events were placed",
+            async |client| {
+                let places = client.prepare_cached(PLACES).await?;
+                client.query(&places, &[&ids, &after_seq]).await
+            },
+        )
+        .await?;
         Ok(rows
             .iter()
             .map(|row| row.get::<_, i64>(0).unsigned_abs())
             .collect())
     }
+}
+
+/// Whether the server has said no to something in it, so that nothing of it was published. If it
+/// took too long, each part would, too.
+fn is_refusal(error: &Error) -> bool {
+    let Error::Query(_, error) = error else {
+        return false;
+    };
+    let code = error.as_db_error().map(DbError::code);
+    code.is_some_and(|code| *code != SqlState::QUERY_CANCELED)
 }
 
 fn receipt(row: &Row) -> (i32, Receipt) {

@@ -1,38 +1,28 @@
 //! Accepts connections, and has them go the short way or by hyper, until told to stop.
 
-use bytes::Bytes;
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
-use socket2::SockRef;
-use std::{convert::Infallible, fmt, io, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     time,
 };
-use tokio_io_timeout::TimeoutWriter;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     App,
-    direct::{self, Beginning, Direct, Reread},
-    routes,
+    direct::{self, Beginning, Connection, Direct, Reread},
+    limits::{Limit, Seat},
+    proxy, routes,
+    socket::Socket,
     stall::StallExecutor,
     stream,
 };
-
-/// How long a client may take to send a request's head.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Largest request head, in bytes. A cursor and some dozen topics fit many times over.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
-
-/// What the kernel may hold for a client, in bytes (it books twice as much). At 100 ms from
-/// here and back, that is 640 KiB a second.
-const SEND_BUFFER: usize = 64 * 1024;
 
 /// How often an HTTP/2 peer is asked whether it is still there.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -52,32 +42,19 @@ pub async fn serve(
     stop: CancellationToken,
     grace: Duration,
 ) -> Result<(), Unfinished> {
-    let mut builder = auto::Builder::new(StallExecutor {
-        timeout: app.settings.stall_timeout,
-    });
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEAD_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).expect("it is small"))
-        .keep_alive_interval(Some(PING_INTERVAL));
     let connections = TaskTracker::new();
-    let door = Arc::new(Door {
-        app: Arc::clone(&app),
-        builder,
-        stop: stop.clone(),
-        connections: connections.clone(),
-    });
+    let door = Arc::new(Door::new(&app, stop.clone(), connections.clone()));
 
     let accepting = async {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    connections.spawn(Arc::clone(&door).pass(stream));
+                Ok((stream, peer)) => {
+                    let peer = peer.ip().to_canonical();
+                    // Who finds no place is told by the connection's end, which costs next to
+                    // nothing: a browser comes back by itself.
+                    if let Some(seat) = app.edge.admit_connection(peer) {
+                        connections.spawn(Arc::clone(&door).pass(stream, peer, seat));
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -86,7 +63,8 @@ pub async fn serve(
             }
         }
     };
-    stop.run_until_cancelled(accepting).await;
+    let serving = async { tokio::join!(accepting, app.edge.upkeep()) };
+    stop.run_until_cancelled(serving).await;
 
     app.health.drain();
     drop(listener);
@@ -101,80 +79,150 @@ pub async fn serve(
 /// Where connections come in.
 struct Door {
     app: Arc<App>,
-    builder: auto::Builder<StallExecutor>,
+    http1: auto::Builder<StallExecutor>,
+    http2: auto::Builder<StallExecutor>,
     stop: CancellationToken,
     connections: TaskTracker,
 }
 
 impl Door {
-    /// Sees a connection through.
-    async fn pass(self: Arc<Self>, mut stream: TcpStream) {
-        let stall_timeout = self.app.settings.stall_timeout;
-        // A socket that refuses is closed already, as will be found out.
-        if let Err(error) = prepare(&stream, stall_timeout) {
-            tracing::debug!(%error, "cannot set up a connection");
+    fn new(app: &Arc<App>, stop: CancellationToken, connections: TaskTracker) -> Self {
+        let limits = app.edge.limits;
+        let executor = StallExecutor {
+            timeout: app.settings.stall_timeout,
+        };
+        let mut http1 = auto::Builder::new(executor).http1_only();
+        http1
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.request_time)
+            .max_buf_size(limits.head_bytes);
+        let mut http2 = auto::Builder::new(executor).http2_only();
+        http2
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams_per_connection)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .keep_alive_interval(Some(PING_INTERVAL));
+        Self {
+            app: Arc::clone(app),
+            http1,
+            http2,
+            stop,
+            connections,
         }
-        let begin = time::timeout(HEADER_TIMEOUT, direct::begin(&mut stream, MAX_HEAD_BYTES));
-        let ended = match self.stop.run_until_cancelled(begin).await {
-            // Nothing was asked yet, or nothing for too long.
-            None | Some(Err(_)) => return,
-            Some(Ok(Ok(Beginning::Stream(plain, read)))) => {
-                match stream::open_plain(&self.app, *plain).await {
+    }
+
+    /// Sees a connection to where it is served from.
+    async fn pass(self: Arc<Self>, stream: TcpStream, peer: IpAddr, seat: Seat) {
+        if let Err(error) = self.admit(stream, peer, seat).await {
+            tracing::debug!(%error, client = %peer, "connection ended");
+        }
+    }
+
+    /// Finds out whom it is from, and shakes hands.
+    async fn admit(
+        self: &Arc<Self>,
+        mut stream: TcpStream,
+        mut peer: IpAddr,
+        mut seat: Seat,
+    ) -> io::Result<()> {
+        let edge = &self.app.edge;
+        if edge.proxies.announces(peer)
+            && let Some(told) = self.in_time(proxy::read_header(&mut stream)).await?
+        {
+            peer = told;
+            if edge.assign_connection(&mut seat, peer).is_none() {
+                return Ok(());
+            }
+        }
+        let socket = Socket::new(stream, self.app.settings.stall_timeout, seat);
+        let Some(tls) = &edge.tls else {
+            return self.begin(socket, peer).await;
+        };
+        let accepted = TlsAcceptor::from(tls.config()).accept(socket);
+        match self.in_time(accepted).await {
+            Ok(stream) => self.begin(stream, peer).await,
+            Err(error) => {
+                tls.handshake_failed();
+                Err(error)
+            }
+        }
+    }
+
+    /// Has it go the short way or by hyper, in a task of its own, which is as large as it must be
+    /// and no larger.
+    async fn begin<S: Connection>(self: &Arc<Self>, mut stream: S, peer: IpAddr) -> io::Result<()> {
+        let begin = direct::begin(&mut stream, &self.app.edge.limits);
+        match self.in_time(begin).await? {
+            Beginning::Stream(plain, read) => {
+                match stream::open_plain(&self.app, *plain, peer).await {
                     Ok(response) => {
-                        let direct = Direct::new(stream, response, stall_timeout);
-                        // In a task of its own, which is as large as it must be and no larger.
+                        let direct = Direct::new(stream, response);
                         self.connections.spawn(direct.expect("it is a stream"));
-                        return;
                     }
                     // Which is hyper's to write.
-                    Err(_refusal) => Box::pin(self.hand_to_hyper(read, stream)).await,
+                    Err(_refusal) => {
+                        let stream = Reread::new(read, stream);
+                        let by_hyper = Arc::clone(self).hand_to_hyper(stream, peer, false);
+                        self.connections.spawn(by_hyper);
+                    }
                 }
             }
-            Some(Ok(Ok(Beginning::Other(read)))) => {
-                Box::pin(self.hand_to_hyper(read, stream)).await
+            Beginning::Http1(read) => {
+                let by_hyper =
+                    Arc::clone(self).hand_to_hyper(Reread::new(read, stream), peer, false);
+                self.connections.spawn(by_hyper);
             }
-            Some(Ok(Err(error))) => Err(error.into()),
+            Beginning::Http2(read) => {
+                let by_hyper =
+                    Arc::clone(self).hand_to_hyper(Reread::new(read, stream), peer, true);
+                self.connections.spawn(by_hyper);
+            }
+        }
+        Ok(())
+    }
+
+    async fn hand_to_hyper(self: Arc<Self>, stream: impl Connection, peer: IpAddr, is_http2: bool) {
+        let service = service_fn(|request: Request<Incoming>| {
+            let app = Arc::clone(&self.app);
+            async move { Ok::<_, Infallible>(routes::answer(app, request, peer).await) }
+        });
+        let builder = if is_http2 { &self.http2 } else { &self.http1 };
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                // It only stops keeping the connection alive; that streams end is the hub's doing.
+                connection.await
+            }
         };
         // Most streams end so: the client went away.
         if let Err(error) = ended {
-            tracing::debug!(%error, "connection ended");
+            if let Some(error) = error.downcast_ref::<hyper::Error>()
+                && error.is_parse_too_large()
+            {
+                self.app.edge.refusals.count(Limit::Head);
+            }
+            tracing::debug!(%error, client = %peer, "connection ended");
         }
     }
 
-    async fn hand_to_hyper(&self, read: Bytes, stream: TcpStream) -> Result<(), BoxError> {
-        // hyper waits for a client that does not read for as long as it takes. (For a stream of
-        // HTTP/2 see `stall`.)
-        let mut stream = TimeoutWriter::new(Reread::new(read, stream));
-        stream.set_timeout(Some(self.app.settings.stall_timeout));
-        let service = service_fn(|request: Request<Incoming>| {
-            let app = Arc::clone(&self.app);
-            async move { Ok::<_, Infallible>(routes::answer(app, request).await) }
-        });
-        let connection = self
-            .builder
-            .serve_connection(TokioIo::new(Box::pin(stream)), service);
-        let mut connection = pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => return ended,
-            () = self.stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    /// A step that a client has to take, and may not take for ever.
+    async fn in_time<T>(&self, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        let edge = &self.app.edge;
+        let limited = time::timeout(edge.limits.request_time, step);
+        match self.stop.run_until_cancelled(limited).await {
+            Some(Ok(done)) => done,
+            Some(Err(_)) => {
+                edge.refusals.count(Limit::Time);
+                Err(io::ErrorKind::TimedOut.into())
+            }
+            None => Err(io::Error::other("the hub is stopping")),
         }
-        // It only stops keeping the connection alive; that streams end is the hub's doing.
-        connection.await
     }
-}
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-fn prepare(stream: &TcpStream, stall_timeout: Duration) -> io::Result<()> {
-    // An event is to leave at once, however small.
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    // Left to itself the kernel grows it to 4 MiB for each client that stalls.
-    socket.set_send_buffer_size(SEND_BUFFER)?;
-    #[cfg(target_os = "linux")]
-    // For those that vanish without a word, and whose buffer a heartbeat does not fill.
-    socket.set_tcp_user_timeout(Some(stall_timeout))?;
-    Ok(())
 }
 
 impl fmt::Display for Unfinished {

@@ -12,7 +12,7 @@ use std::{
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep};
 
-use crate::{App, Settings, control, reader::Reader, stall};
+use crate::{App, Settings, control, limits::Seat, reader::Reader, stall};
 
 /// A stream of events to one client.
 ///
@@ -32,6 +32,8 @@ struct Live {
     /// Until the client may read no longer, if that is known.
     expiry: Option<Pin<Box<Sleep>>>,
     settings: Settings,
+    /// Free again when the stream ends.
+    _seat: Seat,
 }
 
 /// How a stream ends.
@@ -51,6 +53,7 @@ impl EventBody {
         subscription: Subscription,
         opening: Bytes,
         expires: Option<SystemTime>,
+        seat: Seat,
     ) -> Self {
         let settings = app.settings;
         let mut heartbeat = interval_at(Instant::now() + settings.heartbeat, settings.heartbeat);
@@ -60,6 +63,7 @@ impl EventBody {
             heartbeat,
             expiry: expires.map(|at| Box::pin(sleep(until(at)))),
             settings,
+            _seat: seat,
         };
         Self {
             opening: Some(opening),

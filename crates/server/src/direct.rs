@@ -13,18 +13,17 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    time::{Sleep, sleep},
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use crate::{EventBody, query::StreamQuery, response::Body};
+use crate::{EventBody, Limits, query::StreamQuery, response::Body};
 
 /// How such a request begins.
 const BEGINNING: &[u8] = b"GET /v1/stream?";
+
+/// How HTTP/2 begins with prior knowledge (RFC 9113, §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Most headers looked at. With more, the request is an unusual one.
 const MAX_HEADERS: usize = 64;
@@ -32,12 +31,19 @@ const MAX_HEADERS: usize = 64;
 /// Bytes that are joined to be written at once.
 const JOINED: usize = 64 * 1024;
 
+/// What HTTP is spoken over: a socket, or TLS over one.
+pub(crate) trait Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection for S {}
+
 /// What a connection begins with.
 pub(crate) enum Beginning {
-    /// A plain request for a stream, and nothing after it yet; and the bytes of it.
+    /// A plain request for a stream, and nothing after it yet; and its bytes, for hyper.
     Stream(Box<Plain>, Bytes),
-    /// Anything else. These bytes of it have been read.
-    Other(Bytes),
+    /// HTTP/2. These bytes of it have been read.
+    Http2(Bytes),
+    /// Anything else, likewise.
+    Http1(Bytes),
 }
 
 /// A plain request for a stream.
@@ -49,22 +55,40 @@ pub(crate) struct Plain {
 }
 
 /// Reads a connection's beginning, up to the end of the head if it is one for us.
-pub(crate) async fn begin(stream: &mut TcpStream, max_head: usize) -> io::Result<Beginning> {
+pub(crate) async fn begin(
+    stream: &mut (impl AsyncRead + Unpin),
+    limits: &Limits,
+) -> io::Result<Beginning> {
     let mut head = BytesMut::with_capacity(512);
+    // Before this, the head was found not to be complete.
+    let mut parsed = 0;
     loop {
-        let is_ours = head.len().min(BEGINNING.len());
-        if head[..is_ours] != BEGINNING[..is_ours] || head.len() >= max_head {
-            return Ok(Beginning::Other(head.freeze()));
+        if head.starts_with(PREFACE) {
+            return Ok(Beginning::Http2(head.freeze()));
         }
-        match parse(&head) {
-            Head::Plain(plain) => return Ok(Beginning::Stream(plain, head.freeze())),
-            Head::Unusual => return Ok(Beginning::Other(head.freeze())),
-            Head::Incomplete => {}
+        // hyper would wait for the rest of it without a limit.
+        let is_preface = PREFACE.starts_with(&head);
+        if !is_preface && !is_ours(&head) || head.len() >= limits.head_bytes {
+            return Ok(Beginning::Http1(head.freeze()));
+        }
+        // Only a line's end can complete it. Parsed after each byte, a head that comes in single
+        // bytes would cost the square of its length.
+        if !is_preface && head[parsed..].contains(&b'\n') {
+            parsed = head.len();
+            match parse(&head, limits.patterns) {
+                Head::Plain(plain) => return Ok(Beginning::Stream(plain, escaped(&head))),
+                Head::Unusual => return Ok(Beginning::Http1(head.freeze())),
+                Head::Incomplete => {}
+            }
         }
         if stream.read_buf(&mut head).await? == 0 {
-            return Ok(Beginning::Other(head.freeze()));
+            return Ok(Beginning::Http1(head.freeze()));
         }
     }
+}
+
+fn is_ours(head: &[u8]) -> bool {
+    head.starts_with(BEGINNING) || BEGINNING.starts_with(head)
 }
 
 /// What has been read of a request's head.
@@ -76,7 +100,7 @@ enum Head {
     Unusual,
 }
 
-fn parse(head: &[u8]) -> Head {
+fn parse(head: &[u8], max_patterns: usize) -> Head {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let len = match request.parse(head) {
@@ -85,7 +109,7 @@ fn parse(head: &[u8]) -> Head {
         Err(_) => return Head::Unusual,
     };
     let is_plain = request.version == Some(1) && len == head.len() && has_host(request.headers);
-    let plain = is_plain.then(|| plain(&request)).flatten();
+    let plain = is_plain.then(|| plain(&request, max_patterns)).flatten();
     plain.map_or(Head::Unusual, |plain| Head::Plain(Box::new(plain)))
 }
 
@@ -96,7 +120,7 @@ fn has_host(headers: &[httparse::Header<'_>]) -> bool {
         .any(|header| header.name.eq_ignore_ascii_case("host"))
 }
 
-fn plain(request: &httparse::Request<'_, '_>) -> Option<Plain> {
+fn plain(request: &httparse::Request<'_, '_>, max_patterns: usize) -> Option<Plain> {
     const UNUSUAL: [&str; 5] = [
         "content-length",
         "transfer-encoding",
@@ -104,7 +128,8 @@ fn plain(request: &httparse::Request<'_, '_>) -> Option<Plain> {
         "upgrade",
         "http2-settings",
     ];
-    let uri: Uri = request.path?.parse().ok()?;
+    // A pattern's `>` belongs escaped, but people write it, and curl sends it as it is.
+    let uri: Uri = request.path?.replace('>', "%3E").parse().ok()?;
     let mut headers = HeaderMap::new();
     for header in request.headers.iter() {
         let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
@@ -116,32 +141,43 @@ fn plain(request: &httparse::Request<'_, '_>) -> Option<Plain> {
     // A refusal is hyper's to write.
     let query = StreamQuery::parse(&uri, &headers).ok()?;
     Some(Plain {
+        query: query.up_to(max_patterns).ok()?,
         uri,
         headers,
-        query,
     })
 }
 
-/// A stream on its way: ends when the body does, the client leaves, or it takes nothing for the
-/// time given.
-pub(crate) struct Direct {
-    stream: TcpStream,
+/// A head with its first line as it was understood, so that hyper understands it likewise.
+fn escaped(head: &[u8]) -> Bytes {
+    let end = head
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .unwrap_or(head.len());
+    let mut escaped = BytesMut::with_capacity(head.len());
+    for part in head[..end].split_inclusive(|&byte| byte == b'>') {
+        match part.strip_suffix(b">") {
+            Some(part) => escaped.extend_from_slice(&[part, b"%3E"].concat()),
+            None => escaped.extend_from_slice(part),
+        }
+    }
+    escaped.extend_from_slice(&head[end..]);
+    escaped.freeze()
+}
+
+/// A stream on its way: ends when the body does, the client leaves, or the connection gives up.
+pub(crate) struct Direct<S> {
+    stream: S,
     body: EventBody,
     /// Not written yet.
     rest: Bytes,
-    stall_timeout: Duration,
-    /// Runs while the client takes nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// Whether there may be something written that the connection has not passed on.
+    is_held: bool,
     has_ended: bool,
 }
 
-impl Direct {
+impl<S: Connection> Direct<S> {
     /// The answer to a request for a stream; `None` if it is no stream.
-    pub(crate) fn new(
-        stream: TcpStream,
-        response: Response<Body>,
-        stall_timeout: Duration,
-    ) -> Option<Self> {
+    pub(crate) fn new(stream: S, response: Response<Body>) -> Option<Self> {
         let (head, body) = response.into_parts();
         let Either::Left(body) = body else {
             return None;
@@ -161,8 +197,7 @@ impl Direct {
             stream,
             body,
             rest: rest.freeze(),
-            stall_timeout,
-            stalled: None,
+            is_held: false,
             has_ended: false,
         })
     }
@@ -170,18 +205,14 @@ impl Direct {
     /// Writes what is there; ready when all of it is written.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.rest.is_empty() {
-            match Pin::new(&mut self.stream).poll_write(cx, &self.rest) {
-                Poll::Ready(written) => {
-                    self.rest.advance(written?);
-                    self.stalled = None;
-                }
-                Poll::Pending => {
-                    let timeout = self.stall_timeout;
-                    let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(timeout)));
-                    ready!(stalled.as_mut().poll(cx));
-                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-                }
-            }
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.rest))?;
+            self.rest.advance(written);
+            self.is_held = true;
+        }
+        // TLS takes more than the socket does.
+        if self.is_held {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.is_held = false;
         }
         Poll::Ready(Ok(()))
     }
@@ -234,7 +265,7 @@ impl Direct {
     }
 }
 
-impl Future for Direct {
+impl<S: Connection> Future for Direct<S> {
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -314,9 +345,9 @@ mod tests {
 
     #[track_caller]
     fn check(head: &str, expected: Option<bool>) {
-        let is_plain = match parse(head.as_bytes()) {
+        let is_plain = match parse(head.as_bytes(), 2) {
             Head::Incomplete => None,
-            Head::Plain(_) => Some(true),
+            Head::Plain(..) => Some(true),
             Head::Unusual => Some(false),
         };
         assert_eq!(is_plain, expected, "{head:?}");
@@ -330,6 +361,14 @@ mod tests {
             check(&plain[..end], None);
         }
         check(&format!("{plain}G"), Some(false));
+        check(
+            "GET /v1/stream?topic=a&topic=b&topic=c HTTP/1.1\r\nHost: h\r\n\r\n",
+            Some(false),
+        );
+        check(
+            "GET /v1/stream?topic=a.> HTTP/1.1\r\nHost: h\r\n\r\n",
+            Some(true),
+        );
         check(
             "GET /v1/stream?topic=a HTTP/1.0\r\nHost: h\r\n\r\n",
             Some(false),

@@ -20,34 +20,43 @@ mod body;
 mod control;
 mod credentials;
 mod direct;
+mod edge;
 mod events;
 mod files;
 mod frame;
 mod gate;
 mod health;
 mod ingest;
+mod limits;
 mod metrics;
 mod origins;
 mod pages;
+mod proxy;
 mod publish;
 mod query;
 mod reader;
 mod response;
 mod routes;
+mod socket;
 mod stall;
 mod stream;
+mod tls;
 
 use std::{sync::Arc, time::Duration};
 
 pub use accept::{Unfinished, serve};
 pub use body::EventBody;
+pub use edge::Edge;
 pub use frame::{PLAIN, encode};
 pub use gate::Gate;
 pub use health::Health;
 pub use ingest::ingest;
+pub use limits::Limits;
 pub use metrics::Metrics;
 pub use origins::{InvalidOrigin, Origins};
 pub use pages::Pages;
+pub use proxy::{ForwardedHeader, Proxies};
+pub use tls::{InvalidCertificate, Tls};
 
 /// What every request may need. One for the process.
 #[derive(Debug)]
@@ -66,6 +75,8 @@ pub struct App {
     pub metrics: Metrics,
     /// Who is let in, and to what.
     pub gate: Gate,
+    /// How connections are let in, and how much they may take.
+    pub edge: Edge,
     /// How streams behave.
     pub settings: Settings,
 }
@@ -110,6 +121,11 @@ impl Settings {
     /// because all of them are sent away at once.
     fn retry_later(&self) -> Duration {
         self.retry.mul_f64(0.5 + 2.5 * fastrand::f64())
+    }
+
+    /// A time to reconnect after, for a client for whom there is no place: five times as long.
+    fn retry_full(&self) -> Duration {
+        5 * self.retry_later()
     }
 }
 

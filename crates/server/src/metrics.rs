@@ -7,7 +7,7 @@ use prometheus_client::{
 use serde_json::{Value, json};
 use std::{fmt, sync::atomic::AtomicU64, time::SystemTime};
 
-use crate::Pages;
+use crate::{Edge, Pages};
 
 /// All metrics of this instance, in the Prometheus text format.
 #[derive(Debug)]
@@ -23,10 +23,11 @@ pub struct Metrics {
 
 impl Metrics {
     /// Ours and the database side's.
-    pub fn new(pg: &pg::Metrics, pages: &Pages) -> Self {
+    pub fn new(pg: &pg::Metrics, pages: &Pages, edge: &Edge) -> Self {
         let mut registry = Registry::with_prefix("bellwether");
         pg.register(&mut registry);
         pages.register(&mut registry);
+        edge.register(&mut registry);
         let (clients, lanes) = (Gauge::default(), Gauge::default());
         let (head, ring_floor) = (Gauge::default(), Gauge::default());
         registry.register("clients", "Open streams", clients.clone());

@@ -9,13 +9,16 @@ use hyper::body::Incoming;
 use pg::{Draft, Publication, Published};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
+use std::time::Duration;
+use tokio::time;
 
 use crate::{
-    App,
+    App, Edge,
+    limits::{Client, Limit},
     response::{self, Body, Refusal},
 };
 
-/// Most bytes in a request. The limit is ours: four events of the largest size.
+/// Most bytes in a request if nothing is said: four events of the largest size.
 pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 /// Most events in a request.
@@ -23,6 +26,10 @@ pub(crate) const MAX_EVENTS: usize = 1000;
 
 /// Most bytes of data in an event. The database's own limit is the same.
 const MAX_DATA_BYTES: usize = 256 * 1024;
+
+/// How deep arrays and objects may be nested in an event's data: as deep as most programs read
+/// them. Postgres fails the whole transaction where its stack ends.
+const MAX_DEPTH: usize = 128;
 
 /// Most bytes of a name, a key or an idempotency key.
 const MAX_NAME_BYTES: usize = 255;
@@ -44,8 +51,10 @@ struct NewEvent {
 pub(crate) enum InvalidPublication {
     /// Not announced as JSON. Anything else a page of another origin may send unasked.
     NotJson,
-    /// Over [`MAX_BODY_BYTES`].
-    TooLarge,
+    /// Over so many bytes.
+    TooLarge(usize),
+    /// It did not come within this time.
+    TooSlow(Duration),
     /// It broke off.
     Incomplete,
     /// Not the JSON that is expected: where and why.
@@ -62,13 +71,20 @@ pub(crate) enum InvalidPublication {
 pub(crate) async fn publish(
     app: &App,
     identity: &Identity,
+    client: &Client,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
-    let mut publication = read(request).await.map_err(Refusal::BadPublication)?;
+    // Before anything is read: a flood is to cost next to nothing.
+    let too_fast = |wait| Refusal::TooFast { wait };
+    app.edge.admit_events(client, 1).map_err(too_fast)?;
+    let publication = read(request, &app.edge).await;
+    let mut publication = publication.map_err(Refusal::BadPublication)?;
     let mut topics = publication.events.iter().map(|event| &event.topic);
     if let Some(topic) = topics.find(|topic| !identity.grants.may_publish(topic)) {
         return Err(Refusal::MayNotPublish(topic.clone()));
     }
+    let more = publication.events.len() - 1;
+    app.edge.admit_events(client, more).map_err(too_fast)?;
     // Nobody can take a key away from somebody else.
     let key = publication.idempotency_key;
     publication.idempotency_key = key.map(|key| identity.own_name(&key));
@@ -86,16 +102,22 @@ pub(crate) async fn publish(
     }
 }
 
-async fn read(request: Request<Incoming>) -> Result<Publication, InvalidPublication> {
+async fn read(request: Request<Incoming>, edge: &Edge) -> Result<Publication, InvalidPublication> {
     let (head, body) = request.into_parts();
     if !is_json(&head.headers) {
         return Err(InvalidPublication::NotJson);
     }
     let idempotency_key = idempotency_key(&head.headers)?;
-    let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
+    let limits = edge.limits;
+    let body = Limited::new(body, limits.body_bytes).collect();
+    let Ok(body) = time::timeout(limits.request_time, body).await else {
+        edge.refusals.count(Limit::Time);
+        return Err(InvalidPublication::TooSlow(limits.request_time));
+    };
     let body = body.map_err(|error| {
         if error.is::<LengthLimitError>() {
-            InvalidPublication::TooLarge
+            edge.refusals.count(Limit::Body);
+            InvalidPublication::TooLarge(limits.body_bytes)
         } else {
             InvalidPublication::Incomplete
         }
@@ -176,6 +198,9 @@ impl NewEvent {
             let bytes = data.len();
             return Err(format!("its data has {bytes} bytes, over {MAX_DATA_BYTES}"));
         }
+        if depth(data) > MAX_DEPTH {
+            return Err(format!("its data is nested more than {MAX_DEPTH} deep"));
+        }
         Ok(Draft {
             topic,
             name: self.event,
@@ -186,11 +211,32 @@ impl NewEvent {
     }
 }
 
+/// How deep arrays and objects are nested in a text that is known to be JSON.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0, 0);
+    let mut bytes = json.bytes();
+    let mut is_text = false;
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => is_text = !is_text,
+            b'\\' if is_text => drop(bytes.next()),
+            b'[' | b'{' if !is_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !is_text => depth -= 1,
+            _ => {}
+        }
+    }
+    deepest
+}
+
 impl InvalidPublication {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -202,10 +248,10 @@ impl std::fmt::Display for InvalidPublication {
             r#"{"topic": "orders", "event": "placed", "data": {"id": 7}}, or an array of such"#;
         match self {
             Self::NotJson => f.write_str("the header `Content-Type: application/json` is missing"),
-            Self::TooLarge => write!(
-                f,
-                "the body has over {MAX_BODY_BYTES} bytes: send it in parts"
-            ),
+            Self::TooLarge(limit) => {
+                write!(f, "the body has over {limit} bytes: send it in parts")
+            }
+            Self::TooSlow(limit) => write!(f, "the body did not come within {limit:?}"),
             Self::Incomplete => f.write_str("the body broke off"),
             Self::Malformed(why) => write!(f, "not what is expected, {EXAMPLE}: {why}"),
             Self::Count(count) => {
@@ -244,6 +290,19 @@ mod tests {
         assert!(parsed.events[0].retain);
         let two = format!(" [{one}, {one}]");
         assert_eq!(parse(two.into(), None).unwrap().events.len(), 2);
+    }
+
+    #[test]
+    fn how_deep_it_is_nested() {
+        for (json, expected) in [
+            ("1", 0),
+            ("[]", 1),
+            (r#"[{"a": [1, 2]}, []]"#, 3),
+            (r#"["[[[", {"]\\\"[[": "}"}]"#, 2),
+            (r#"["\\\\", [[]]]"#, 3),
+        ] {
+            assert_eq!(depth(json), expected, "{json}");
+        }
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub(crate) enum InvalidQuery {
     Limit(String),
     Envelope(String),
     Names,
+    /// More topics than this hub takes.
+    Patterns(usize),
     Unknown(String),
 }
 
@@ -95,6 +97,14 @@ impl StreamQuery {
             start: self.start,
             expires: identity.expires,
         })
+    }
+
+    /// The same, if it has no more topics than this.
+    pub(crate) fn up_to(self, patterns: usize) -> Result<Self, InvalidQuery> {
+        if self.filter.patterns().len() > patterns {
+            return Err(InvalidQuery::Patterns(patterns));
+        }
+        Ok(self)
     }
 }
 
@@ -190,6 +200,9 @@ impl fmt::Display for InvalidQuery {
             Self::Limit(text) => write!(f, "limit={text:?} is not a number from 1 to {MAX_LIMIT}"),
             Self::Envelope(text) => write!(f, "envelope={text:?} is neither 1 nor 0"),
             Self::Names => write!(f, "more than {} events are named", hub::MAX_PATTERNS),
+            Self::Patterns(limit) => {
+                write!(f, "more than {limit} topics are named: this hub takes no more")
+            }
             Self::Unknown(name) => write!(
                 f,
                 "{name:?} is no parameter: a stream has topic, event, last, last_event_id, envelope \

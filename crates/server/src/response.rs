@@ -5,6 +5,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::{Either, Full};
 use hub::{NotGranted, Topic};
 use serde_json::json;
+use std::time::Duration;
 
 use crate::{EventBody, gate::Unauthorized, publish::InvalidPublication, query::InvalidQuery};
 
@@ -24,6 +25,8 @@ pub(crate) enum Refusal {
     BadPublication(InvalidPublication),
     /// Its idempotency key was another request's.
     IdempotencyConflict,
+    /// Too much was published in too short a time: how long to wait.
+    TooFast { wait: Duration },
     /// The database does not answer.
     NoDatabase,
     /// Nobody is let in like that.
@@ -62,6 +65,14 @@ impl Refusal {
                 "idempotency_conflict",
                 "this Idempotency-Key was used for another request: take a new one for each"
                     .to_owned(),
+            ),
+            Self::TooFast { wait } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_fast",
+                format!(
+                    "more is published than one client may: nothing was published of this; try again in {} s",
+                    seconds(*wait)
+                ),
             ),
             Self::NoDatabase => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -113,11 +124,17 @@ impl Refusal {
     }
 
     /// What the client is told in a header, beside the text.
-    fn header(&self) -> Option<(HeaderName, &'static str)> {
+    fn header(&self) -> Option<(HeaderName, HeaderValue)> {
         Some(match self {
-            Self::MethodNotAllowed { allowed } => (header::ALLOW, allowed),
-            Self::NoDatabase | Self::NoKeys => (header::RETRY_AFTER, "1"),
-            Self::Unauthorized(why) => (header::WWW_AUTHENTICATE, why.challenge()),
+            Self::MethodNotAllowed { allowed } => {
+                (header::ALLOW, HeaderValue::from_static(allowed))
+            }
+            Self::NoDatabase | Self::NoKeys => (header::RETRY_AFTER, HeaderValue::from(1)),
+            Self::TooFast { wait } => (header::RETRY_AFTER, seconds(*wait).into()),
+            Self::Unauthorized(why) => {
+                let challenge = HeaderValue::from_static(why.challenge());
+                (header::WWW_AUTHENTICATE, challenge)
+            }
             _ => return None,
         })
     }
@@ -131,12 +148,15 @@ impl From<Refusal> for Response<Body> {
             &json!({"error": {"code": code, "message": message}}),
         );
         if let Some((name, value)) = refusal.header() {
-            response
-                .headers_mut()
-                .insert(name, HeaderValue::from_static(value));
+            response.headers_mut().insert(name, value);
         }
         response
     }
+}
+
+/// Whole seconds, and at least one.
+fn seconds(wait: Duration) -> u64 {
+    (wait + Duration::from_millis(999)).as_secs().max(1)
 }
 
 /// A JSON document.

@@ -3,11 +3,13 @@
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
-    App, events, files, gate, publish,
-    query::{EventsQuery, StreamQuery},
+    App, events, files, gate,
+    limits::{Client, Limit},
+    publish,
+    query::{EventsQuery, InvalidQuery, StreamQuery},
     response::{self, Body, Refusal},
     stream,
 };
@@ -29,23 +31,32 @@ GET /v1/status the hub's own figures, as JSON
 GET /healthz   alive
 GET /readyz    whether it hears the database, or why not
 GET /metrics   Prometheus metrics
+A hub that asks for a token takes it as Authorization: Bearer TOKEN.
 ";
 
-/// Answers one request.
-pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
+/// Answers one request, in a connection from `peer`.
+pub(crate) async fn answer(
+    app: Arc<App>,
+    request: Request<Incoming>,
+    peer: IpAddr,
+) -> Response<Body> {
     // Files are for everybody, and say themselves who may read them.
     let is_ours = request.uri().path().starts_with("/v1/");
     let origin = request.headers().get(header::ORIGIN).cloned();
-    let mut response = route(&app, request).await.unwrap_or_else(Into::into);
+    let answered = route(&app, request, peer).await;
+    let mut response = answered.unwrap_or_else(Into::into);
     if is_ours {
-        app.gate
-            .origins()
-            .dress(origin.as_ref(), response.headers_mut());
+        let headers = response.headers_mut();
+        app.gate.origins().dress(origin.as_ref(), headers);
     }
     response
 }
 
-async fn route(app: &App, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+async fn route(
+    app: &App,
+    request: Request<Incoming>,
+    peer: IpAddr,
+) -> Result<Response<Body>, Refusal> {
     let path = request.uri().path();
     let (allowed, file) = match path {
         "/v1/stream" => ("GET", None),
@@ -93,15 +104,31 @@ async fn route(app: &App, request: Request<Incoming>) -> Result<Response<Body>, 
         "/v1/stream" => {
             // All that is needed of the request is taken out of it here, and it is dropped:
             // hyper would keep the buffer that it was read into.
-            let query = StreamQuery::parse(uri, headers).map_err(Refusal::BadQuery)?;
+            let query = StreamQuery::parse(uri, headers);
+            let query = query.and_then(|query| query.up_to(app.edge.limits.patterns));
+            let address = app.edge.proxies.client(peer, headers);
             drop(request);
+            let query = query.map_err(|why| {
+                if let InvalidQuery::Patterns(_) = why {
+                    app.edge.refusals.count(Limit::Patterns);
+                }
+                Refusal::BadQuery(why)
+            })?;
             match admitted {
                 // Not for good, which any other answer would be to a browser.
                 Err(Refusal::NoKeys) => Ok(stream::later(app, query.filter.form())),
-                admitted => Ok(stream::open(app, query.for_(&admitted?)?).await),
+                admitted => {
+                    let identity = admitted?;
+                    let client = Client::of(&identity, address);
+                    Ok(stream::open(app, query.for_(&identity)?, client).await)
+                }
             }
         }
-        "/v1/events" if method == Method::POST => publish::publish(app, &admitted?, request).await,
+        "/v1/events" if method == Method::POST => {
+            let identity = admitted?;
+            let client = Client::of(&identity, app.edge.proxies.client(peer, headers));
+            publish::publish(app, &identity, &client, request).await
+        }
         "/v1/events" => {
             let identity = admitted?;
             let query = EventsQuery::parse(uri).map_err(Refusal::BadQuery)?;
@@ -150,6 +177,7 @@ fn ready(app: &App) -> Response<Body> {
 
 fn metrics(app: &App) -> Response<Body> {
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    app.edge.observe();
     match app.metrics.render(&app.hub) {
         Ok(text) => response::text(StatusCode::OK, content_type, text),
         Err(error) => {

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use http::{HeaderValue, Method, Response, header};
 use http_body_util::Either;
 use hub::{Cursor, Filter, Form, NotOpen, Place, Rewind, Subscription};
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 use tokio::time::{self, Instant};
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     control::{self, Gap},
     direct::Plain,
     frame::{self, LINES},
+    limits::{Client, Seat},
     query::{Start, StreamQuery},
     response::{Body, Refusal},
 };
@@ -27,19 +28,26 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) enum NotNow {
     NotOpen,
+    /// There are as many streams as there may be, or this client has as many as it may.
+    Full,
     Behind(Cursor),
     Database(pg::Error),
 }
 
-/// Opens a stream that goes the short way, if who asks may have it.
-pub(crate) async fn open_plain(app: &App, plain: Plain) -> Result<Response<Body>, Refusal> {
+/// Opens a stream that goes the short way, if who asks may have it, in a connection from `peer`.
+pub(crate) async fn open_plain(
+    app: &App,
+    plain: Plain,
+    peer: IpAddr,
+) -> Result<Response<Body>, Refusal> {
     let Plain {
         uri,
         headers,
         query,
     } = plain;
     let identity = app.gate.admit(&Method::GET, &uri, &headers).await?;
-    let mut response = open(app, query.for_(&identity)?).await;
+    let client = Client::of(&identity, app.edge.proxies.client(peer, &headers));
+    let mut response = open(app, query.for_(&identity)?, client).await;
     let origin = headers.get(header::ORIGIN);
     app.gate.origins().dress(origin, response.headers_mut());
     Ok(response)
@@ -47,11 +55,11 @@ pub(crate) async fn open_plain(app: &App, plain: Plain) -> Result<Response<Body>
 
 /// Opens a stream. Always status 200: a browser's `EventSource` gives up for ever on any
 /// other, so who is to come back later is told so in the stream.
-pub(crate) async fn open(app: &App, query: StreamQuery) -> Response<Body> {
+pub(crate) async fn open(app: &App, query: StreamQuery, client: Client) -> Response<Body> {
     let form = query.filter.form();
     let is_new = !matches!(query.start, Start::After(_));
-    let body = match subscribe(app, query.filter, query.start).await {
-        Ok((subscription, gap)) => {
+    let body = match subscribe(app, query.filter, query.start, client).await {
+        Ok((subscription, gap, seat)) => {
             let mut opening = BytesMut::new();
             opening.extend_from_slice(&control::retry(app.settings.retry(), form));
             if let Some(gap) = gap {
@@ -68,11 +76,15 @@ pub(crate) async fn open(app: &App, query: StreamQuery) -> Response<Body> {
             // event, because many clients take no id from a block without data; and also after
             // a gap, of which this client then knows.
             opening.extend_from_slice(&control::heartbeat(subscription.cursor(), form));
-            EventBody::new(app, subscription, opening.freeze(), query.expires)
+            EventBody::new(app, subscription, opening.freeze(), query.expires, seat)
         }
         Err(why) => {
             tracing::debug!(%why, "no stream for now");
-            return later(app, form);
+            let retry = match why {
+                NotNow::Full => app.settings.retry_full(),
+                _ => app.settings.retry_later(),
+            };
+            EventBody::farewell(retry, form)
         }
     };
     respond(body, form)
@@ -103,9 +115,11 @@ async fn subscribe(
     app: &App,
     filter: Filter,
     start: Start,
-) -> Result<(Subscription, Option<Gap>), NotNow> {
+    client: Client,
+) -> Result<(Subscription, Option<Gap>, Seat), NotNow> {
+    let seat = app.edge.admit_stream(client).ok_or(NotNow::Full)?;
     let (cursor, gap) = begin(app, &filter, start).await?;
-    Ok((app.hub.subscribe(filter, cursor)?, gap))
+    Ok((app.hub.subscribe(filter, cursor)?, gap, seat))
 }
 
 /// Where to begin, `None` for now; and what the client is told, if not where it wanted.
@@ -235,6 +249,7 @@ impl fmt::Display for NotNow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotOpen => write!(f, "{NotOpen}"),
+            Self::Full => f.write_str("there are as many streams as there may be"),
             Self::Behind(cursor) => write!(f, "{cursor} was not reached within {CATCH_UP:?}"),
             Self::Database(error) => write!(f, "{error}"),
         }
