@@ -8,6 +8,7 @@ mod config;
 mod demo;
 mod doctor;
 mod edge;
+mod https;
 mod instance;
 mod log;
 mod publish;

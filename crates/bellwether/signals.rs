@@ -25,8 +25,10 @@ pub(crate) async fn drain(
         notice.await;
         stop.cancel();
     };
+    // It serves on meanwhile.
+    let ending = async { tokio::join!(notice, serving).1 };
     tokio::select! {
-        (done, ()) = async { tokio::join!(serving, notice) } => Ok(done?),
+        done = ending => Ok(done?),
         () = asked_to_stop() => Err(anyhow!("told to stop twice: not waiting for clients")),
     }
 }
