@@ -35,6 +35,12 @@ const LINGER: Duration = Duration::from_millis(100);
 /// Pauses between looks while awake: short after an event, longer when there was none.
 const AWAKE_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(5));
 
+/// How long a pause after events is for each of them, and at most. A look costs about a
+/// millisecond of processor time, whatever it finds, which writers and hub lack when there is
+/// much to do: then fewer looks find more each.
+const PAUSE_PER_EVENT: Duration = Duration::from_micros(50);
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
 /// Pauses between looks while lapsing. They grow because only somebody's long transaction
 /// is left to wait for.
 const LAPSING_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
@@ -196,7 +202,7 @@ impl Sequencer {
 
         self.state = match (self.state, look.awake) {
             (_, Awake::Other) => State::Following,
-            _ if is_rung => State::awake(),
+            _ if is_rung => State::awake_after(look.numbered),
             (State::Asleep | State::Following, Awake::Abandoned) => {
                 tracing::info!("taking over from a hub that does not look any more");
                 self.metrics.takeovers.inc();
@@ -204,7 +210,9 @@ impl Sequencer {
             }
             // This hub has promised, and then not looked for longer than that.
             (State::Following, Awake::Me) => State::awake(),
-            (State::Asleep | State::Awake { .. }, _) if look.grew => State::awake(),
+            (State::Asleep | State::Awake { .. }, _) if look.grew => {
+                State::awake_after(look.numbered)
+            }
             (State::Asleep | State::Following, _) => State::Asleep,
             (State::Awake { pause, last_event }, _) if last_event.elapsed() < LINGER => {
                 State::Awake {
@@ -341,8 +349,15 @@ impl Sequencer {
 
 impl State {
     fn awake() -> Self {
+        Self::awake_after(0)
+    }
+
+    /// Awake, after so many events have come.
+    fn awake_after(events: u64) -> Self {
+        let events = u32::try_from(events).unwrap_or(u32::MAX);
+        let pause = PAUSE_PER_EVENT.saturating_mul(events);
         Self::Awake {
-            pause: AWAKE_PAUSE.0,
+            pause: pause.clamp(AWAKE_PAUSE.0, BUSY_PAUSE),
             last_event: Instant::now(),
         }
     }

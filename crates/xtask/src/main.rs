@@ -30,7 +30,8 @@ usage: cargo xtask <verb>
           the pictures in docs/, of the demos' pages
   clients install others' clients for the tests; test does so by itself
   load SCENARIO [OPTIONS]
-          the real program under load: storm, stalled, writers, copy, attach, publish, h2, slow
+          the real program under load: fan-out, memory, flood, lanes, replay, storm, stalled,
+          writers, copy, attach, publish, h2, slow; plot draws what fan-out has measured
   bench   all benches (some minutes), figures in target/criterion";
 
 /// Programs the tests use as a person would, and the packages that have them.
