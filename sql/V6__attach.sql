@@ -86,15 +86,15 @@ BEGIN
     END IF;
 END $$;
 
--- Fails unless a text is a name for an event. Two are the hub's own.
+-- Fails unless a text is a name for an event. Three are the hub's own.
 CREATE FUNCTION bellwether.check_name(name text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF coalesce(name, '') = '' OR octet_length(name) > 255 OR name ~ '[\u0001-\u001f\u007f]' OR name IN ('heartbeat', 'gap') THEN
+    IF coalesce(name, '') = '' OR octet_length(name) > 255 OR name ~ '[\u0001-\u001f\u007f]' OR name IN ('heartbeat', 'gap', 'expired') THEN
         RAISE '% is no name for an event', coalesce(quote_literal(name), 'NULL')
             USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'A name has up to 255 bytes and no control characters, and is not heartbeat or gap, which are the hub''s.';
+            HINT = 'A name has up to 255 bytes and no control characters, and is not heartbeat, gap or expired, which are the hub''s.';
     END IF;
 END $$;
 

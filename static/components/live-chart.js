@@ -66,6 +66,7 @@ class LiveChart extends HTMLElement {
     // One is left beyond the edge, so that the line comes from there.
     const gone = times.findIndex((time) => time > Date.now() / 1000 - this.#window) - 1;
     if (gone > 0) this.#data.forEach((list) => list.splice(0, gone));
+    this.#drawn = 0; // with the next picture
     const latest = values.map((value) => round(value).toLocaleString("en"));
     latest.forEach((text, i) => (this.#latest[i].textContent = text));
     const now = this.#names.map((name, i) => `${name} ${latest[i]}`).join(", ");

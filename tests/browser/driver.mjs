@@ -114,9 +114,14 @@ const verbs = {
   size: ({ tab, width, height }) => tabs[tab].page.setViewportSize({ width, height }),
   // {colorScheme: "dark", reducedMotion: "reduce"}
   media: ({ tab, ...media }) => tabs[tab].page.emulateMedia(media),
+  // When what moves has come to rest.
   async picture({ tab, path }) {
+    const session = await devtools(tab);
+    // As on a phone, and many a computer.
+    await session.send("Emulation.setScrollbarsHidden", { hidden: true });
+    await tabs[tab].page.evaluate("new Promise((done) => setTimeout(done, 1000))");
     const options = { format: "webp", quality: 88 };
-    const { data } = await (await devtools(tab)).send("Page.captureScreenshot", options);
+    const { data } = await session.send("Page.captureScreenshot", options);
     writeFileSync(path, Buffer.from(data, "base64"));
   },
   // What a page holds when all is thrown away that nobody needs: bytes, nodes, listeners.

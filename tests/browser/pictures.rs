@@ -17,6 +17,10 @@ const PICTURES: [(&str, &str, &str); 4] = [
     ("uptime", "uptime", "/uptime?org=1"),
 ];
 
+/// For forty seconds: until the inspector's chart shows something.
+const RUNS: &str =
+    "fetch('/v1/status').then((it) => it.json()).then(({ recent }) => recent.counts.length > 20)";
+
 /// Each page of a running demo, light and dark, and on a phone.
 #[tokio::test]
 #[ignore = "writes docs/*.webp: cargo xtask pictures"]
@@ -37,10 +41,10 @@ async fn of_each_page() {
                 .await;
             tab.go(&format!("http://{}{path}", demo.address())).await;
             is_live(&tab).await;
-            // Something happens, and what moves has come to rest.
+            // It has run for a while, and something happens.
+            tab.eventually(RUNS, true).await;
             tab.eventually(&text("connection-badge .rest"), "just now")
                 .await;
-            tab.eventually("document.getAnimations().length", 0).await;
             let picture = docs.join(format!("{name}-{suffix}.webp"));
             tab.ask("picture", json!({"path": picture})).await;
         }

@@ -20,7 +20,7 @@ const WATCH: &str = r#"
     new MutationObserver((changes) => {
         const changed = now();
         for (const added of changes.flatMap(({ addedNodes }) => [...addedNodes])) {
-            const mark = added.textContent.match(/mark\d+/)?.[0];
+            const mark = added.textContent.match(/mark\d+!/)?.[0];
             if (!mark || seen[mark]) continue;
             seen[mark] = [changed];
             // A message is handled after the frame that is being made.
@@ -69,7 +69,9 @@ async fn from_insert_to_pixels() {
         let mut sent = Vec::new();
         for n in 0..ROWS {
             let before = since_1970();
-            psql.execute(&insert, &[&format!("mark{n}")]).await.unwrap();
+            psql.execute(&insert, &[&format!("mark{n}!")])
+                .await
+                .unwrap();
             sent.push((before, since_1970()));
             time::sleep(PAUSE.mul_f64(0.5 + fastrand::f64())).await;
         }
@@ -78,7 +80,7 @@ async fn from_insert_to_pixels() {
         let seen = tab.eval("seen").await;
         let mut times = Times::default();
         for (n, (before, committed)) in sent.into_iter().enumerate() {
-            let at = |i: usize| seen[format!("mark{n}")][i].as_f64().unwrap();
+            let at = |i: usize| seen[format!("mark{n}!")][i].as_f64().unwrap();
             times.whole.push(at(0) - before);
             times.committed.push(at(0) - committed);
             times.drawn.push(at(1) - committed);
