@@ -1,3 +1,4 @@
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
@@ -155,4 +156,41 @@ async fn the_table_of_metrics() {
     }
     table.push('\n');
     check_section("docs/operations.md", "metrics", &table);
+}
+
+/// What dashboards and alerts ask for exists.
+#[tokio::test]
+async fn the_dashboard_and_the_alerts_ask_for_what_there_is() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    let (_, text) = get(hub.address, "/metrics").await;
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    let names: BTreeSet<&str> = samples
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .collect();
+    let dashboard: Value = serde_json::from_str(include_str!("../packaging/grafana.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut queries = vec![include_str!("../packaging/alerts.yml")];
+    for target in panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().unwrap())
+    {
+        queries.push(target["expr"].as_str().unwrap());
+    }
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    queries.extend(
+        variables
+            .iter()
+            .filter_map(|of| of["query"]["query"].as_str()),
+    );
+    assert!(queries.len() > 20, "{queries:?}");
+    let mut asked = 0;
+    for query in queries {
+        let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for word in words.filter(|word| word.starts_with("bellwether_")) {
+            assert!(names.contains(word), "there is no {word}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 30, "{asked} names");
 }

@@ -111,7 +111,8 @@ async fn survive(kind: ProxyKind) {
     } else {
         &[("60s", "2s")]
     };
-    let proxy = Proxy::start_with(kind, &addresses, hasty).await.address;
+    let front = Proxy::start_with(kind, &addresses, hasty).await;
+    let proxy = front.address;
     let again = async |nth: usize| {
         let listen = addresses[nth].to_string();
         let options = HubOptions {

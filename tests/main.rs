@@ -39,6 +39,8 @@ mod limits;
 mod machines;
 /// What `/metrics` says, held against what the tests saw happen.
 mod metrics;
+/// What the machine's own tools are told, and what they are not.
+mod operations;
 /// Everything once, in one order, whatever writers do.
 mod order;
 /// Encrypted connections to the database, verified as it is asked.

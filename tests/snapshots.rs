@@ -158,7 +158,7 @@ async fn the_file_is_behind_flags_and_environment() {
 
     for (config, part) in [
         ("listn = \"127.0.0.1:1\"", "\"listn\", which is no flag"),
-        ("listen = [1]", "write it as a text or a number"),
+        ("listen = {}", "write it as a text, a number or a list"),
         ("listen = ", "cannot be understood"),
         ("[[snapshot]]\nname = \"a\"", "missing field"),
         (

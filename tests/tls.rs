@@ -4,7 +4,7 @@ use hyper::{body::Bytes, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::sys::signal::{Signal, kill};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
-use std::{fs, io};
+use std::{fs, io, process::Stdio};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -182,6 +182,42 @@ async fn who_does_not_finish_the_handshake_is_closed() {
         metric(&authority, &hub, "bellwether_tls_handshakes_failed_total").await
     })
     .await;
+}
+
+#[tokio::test]
+async fn tail_follows_a_hub_that_it_trusts() {
+    let database = TestDatabase::create().await;
+    let authority = Authority::new();
+    authority.write(&["127.0.0.1"]);
+    let hub = hub(&authority, &database, &[]).await;
+    database.insert(1).await;
+    let url = format!("https://{}", hub.address);
+    let tail = |ca: String| {
+        let mut command = bellwether();
+        command.args(["tail", "--url", &url, "--ca", &ca, "--last", "1", "events"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let mut child = tail(authority.path("ca.pem"));
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = within("an event", lines.next_line()).await.unwrap();
+    assert!(
+        line.as_deref().unwrap_or_default().contains("-1 n {"),
+        "{line:?}"
+    );
+    // Somebody else's authority.
+    let other = Authority::new();
+    let mut child = tail(other.path("ca.pem"));
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let refused = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("UnknownIssuer") {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(within("that it is not trusted", refused).await);
 }
 
 #[tokio::test]

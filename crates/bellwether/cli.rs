@@ -211,6 +211,10 @@ pub(crate) struct TailOptions {
         default_value = "http://127.0.0.1:7080"
     )]
     pub(crate) url: String,
+    /// Root certificates, as PEM, one of which must have signed that of a hub on https://
+    /// [default: the system's]
+    #[arg(long, env = "BELLWETHER_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
     /// Begin with the last N events
     #[arg(long, value_name = "N")]
     pub(crate) last: Option<usize>,

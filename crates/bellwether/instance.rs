@@ -15,11 +15,11 @@ use tokio::{
     task::JoinSet,
     time,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     cli::{HubOptions, PrivateOptions, say},
-    signals,
+    signals, systemd,
 };
 
 /// What a hub runs on: its place on the network and a database.
@@ -151,10 +151,12 @@ impl Ground {
         let once_ready = async {
             app.health.ready().await;
             say(greeting).context("cannot write to standard output")?;
+            systemd::ready();
             beside.await
         };
         let serving = server::serve(self.listener, Arc::clone(&app), stop.clone(), options.grace);
         let notice = async {
+            systemd::stopping();
             app.health.drain();
             time::sleep(options.drain_delay).await;
         };
@@ -333,7 +335,11 @@ impl Instance {
         stop: CancellationToken,
     ) -> Result<()> {
         self.prepare_schema(has_events_table, scene).await?;
-        let follow = server::ingest(self.feed, &self.app);
+        // In a task, whose thread also drives its connection and some of the clients: a wake from
+        // one thread to another costs more than many a look.
+        let (feed, app) = (self.feed, Arc::clone(&self.app));
+        let follow = tokio::spawn(async move { server::ingest(feed, &app).await });
+        let follow = AbortOnDropHandle::new(follow);
         let mut snapshots = JoinSet::new();
         for snapshot in self.snapshots {
             let (database, metrics) = (self.database.clone(), self.metrics.clone());
@@ -342,13 +348,12 @@ impl Instance {
         let retain = self
             .retention
             .run(self.database, self.metrics, stop.clone());
-        tokio::join!(
-            self.listener.run(stop),
-            follow,
-            self.publishing.run(),
-            retain
-        );
-        Ok(())
+        let others = async {
+            tokio::join!(self.listener.run(stop), self.publishing.run(), retain);
+            Ok(())
+        };
+        let follow = async { follow.await.context("following the stream has failed") };
+        tokio::try_join!(follow, others).map(drop)
     }
 
     /// Tries until it is done. Only what no waiting can mend is an error.

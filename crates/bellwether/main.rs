@@ -8,12 +8,14 @@ mod config;
 mod demo;
 mod doctor;
 mod edge;
+mod https;
 mod instance;
 mod log;
 mod publish;
 mod reference;
 mod serve;
 mod signals;
+mod systemd;
 mod tail;
 
 use std::{env, process::ExitCode};
@@ -36,17 +38,17 @@ async fn main() -> ExitCode {
         }
     };
     log::init(&cli.log);
-    // Boxed: each holds a whole hub, and would otherwise be moved about on the stack.
+    // Boxed: each holds a hub, or connections with TLS, and would be moved about on the stack.
     let done = match cli.command {
         Command::Serve(options) => Box::pin(serve::run(options, snapshots)).await,
         Command::Demo(options) => Box::pin(demo::run(options)).await,
         Command::Tail(options) => Box::pin(tail::run(options)).await,
-        Command::Attach(options) => attach::attach(options).await,
-        Command::Detach(options) => attach::detach(options).await,
-        Command::Attachments(options) => attach::list(options).await,
-        Command::Publish(options) => publish::run(options).await,
-        Command::Allow(options) => allow::run(options).await,
-        Command::Doctor(options) => doctor::run(options).await,
+        Command::Attach(options) => Box::pin(attach::attach(options)).await,
+        Command::Detach(options) => Box::pin(attach::detach(options)).await,
+        Command::Attachments(options) => Box::pin(attach::list(options)).await,
+        Command::Publish(options) => Box::pin(publish::run(options)).await,
+        Command::Allow(options) => Box::pin(allow::run(options)).await,
+        Command::Doctor(options) => Box::pin(doctor::run(options)).await,
         Command::Completions(options) => {
             reference::completions(&options);
             Ok(())

@@ -21,11 +21,12 @@ pub(crate) async fn drain(
         done = &mut serving => return Ok(done?),
         () = asked_to_stop() => {}
     }
-    let ending = async {
+    let notice = async {
         notice.await;
         stop.cancel();
-        serving.await
     };
+    // It serves on meanwhile.
+    let ending = async { tokio::join!(notice, serving).1 };
     tokio::select! {
         done = ending => Ok(done?),
         () = asked_to_stop() => Err(anyhow!("told to stop twice: not waiting for clients")),

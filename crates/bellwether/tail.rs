@@ -3,14 +3,24 @@
 use anyhow::{Context, Result, bail};
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Collected, Empty};
-use hyper::body::{Bytes, Incoming};
+use hyper::{
+    body::{Bytes, Incoming},
+    client::conn::http1::{self, SendRequest},
+};
 use hyper_util::rt::TokioIo;
 use pg::Backoff;
 use sse::{Decoder, Item, Message};
 use std::{io::ErrorKind, time::Duration};
-use tokio::{net::TcpStream, time};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time,
+};
 
-use crate::cli::{TailOptions, say};
+use crate::{
+    cli::{TailOptions, say},
+    https::Https,
+};
 
 /// No sign of life for this long, and the connection is given up: three heartbeats.
 const SILENCE: Duration = Duration::from_secs(45);
@@ -107,6 +117,7 @@ struct Target {
     /// `host:port`.
     authority: String,
     uri: Uri,
+    https: Option<Https>,
     /// The header `Authorization`.
     bearer: Option<HeaderValue>,
 }
@@ -125,17 +136,17 @@ impl Target {
         let base: Uri = url
             .parse()
             .with_context(|| format!("{url:?} is no address of a hub"))?;
-        if base.scheme_str() != Some("http") {
-            bail!(
-                "{url:?} is no address of a hub: it must begin with http:// (a hub behind TLS cannot be followed yet)"
-            );
-        }
         let host = base
             .authority()
             .with_context(|| format!("{url:?} names no host"))?;
+        let (https, port) = match base.scheme_str() {
+            Some("http") => (None, 80),
+            Some("https") => (Some(Https::new(host.host(), options.ca.as_deref())?), 443),
+            _ => bail!("{url:?} is no address of a hub: it must begin with http:// or https://"),
+        };
         let authority = match host.port_u16() {
             Some(_) => host.to_string(),
-            None => format!("{host}:80"),
+            None => format!("{host}:{port}"),
         };
         let mut query = form_urlencoded::Serializer::new(String::new());
         for pattern in &options.patterns {
@@ -157,6 +168,7 @@ impl Target {
         Ok(Self {
             authority,
             uri,
+            https,
             bearer: bearer.transpose()?,
         })
     }
@@ -166,10 +178,13 @@ impl Target {
         let stream = TcpStream::connect(&self.authority)
             .await
             .map_err(|error| unreachable(&error))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| unreachable(&error))?;
-        tokio::spawn(connection);
+        let mut sender = match &self.https {
+            None => begin(stream).await?,
+            Some(https) => {
+                let stream = https.connect(stream).await;
+                begin(stream.map_err(|error| unreachable(&error))?).await?
+            }
+        };
         let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut request = Request::get(path)
             .header(header::HOST, &self.authority)
@@ -204,4 +219,15 @@ impl Target {
             Failure::Unreachable(answer)
         })
     }
+}
+
+/// Begins to speak HTTP.
+async fn begin(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<SendRequest<Empty<Bytes>>, Failure> {
+    let handshake = http1::handshake(TokioIo::new(stream)).await;
+    let (sender, connection) =
+        handshake.map_err(|error| Failure::Unreachable(pg::chain(&error)))?;
+    tokio::spawn(connection);
+    Ok(sender)
 }

@@ -6,6 +6,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
+use nix::sys::signal::{Signal, kill};
 use ring::{
     rand::SystemRandom,
     signature::{Ed25519KeyPair, KeyPair},
@@ -122,6 +123,48 @@ async fn keys_of_openssl() {
         !made.status.success() && said.contains("nothing to sign with"),
         "{said}"
     );
+}
+
+/// Keys come and go while the hub runs, and what cannot be read takes none away.
+#[tokio::test]
+async fn a_file_is_read_again_at_sighup() {
+    let database = TestDatabase::create().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.json");
+    let (old, new) = (Named::new("old"), Named::new("new"));
+    let write = |keys: &[&Named]| {
+        let set: Vec<_> = keys.iter().map(|key| &key.jwk).collect();
+        std::fs::write(&path, json!({"keys": set}).to_string()).unwrap();
+    };
+    write(&[&old]);
+    let args = HubOptions::args(&["--auth-keys", path.to_str().unwrap()]);
+    let hub = Hub::start_with(&database, args).await;
+    let statuses = async || {
+        let old = ask_with(&hub, PATH, &old.token()).await.0;
+        (old, ask_with(&hub, PATH, &new.token()).await.0)
+    };
+    assert_eq!(statuses().await, (200, 401));
+    let hang_up = || kill(hub.pid(), Signal::SIGHUP).unwrap();
+    write(&[&old, &new]);
+    assert_eq!(statuses().await, (200, 401), "not before it is told");
+    hang_up();
+    eventually("both", (200, 200), statuses).await;
+    write(&[&new]);
+    hang_up();
+    eventually("the new one only", (401, 200), statuses).await;
+    std::fs::write(&path, "no keys").unwrap();
+    hang_up();
+    std::fs::remove_file(&path).unwrap();
+    hang_up();
+    // It has read both by the time that it has read this.
+    write(&[&old, &new]);
+    hang_up();
+    eventually("both again", (200, 200), async || {
+        let statuses = statuses().await;
+        assert_eq!(statuses.1, 200, "what was good last is kept");
+        statuses
+    })
+    .await;
 }
 
 /// Names of keys are names and nothing else.

@@ -122,3 +122,15 @@ async fn tail_shows_a_token() {
         "{said}"
     );
 }
+
+/// Lines say it, too.
+#[tokio::test]
+async fn lines_end_with_their_token() {
+    let database = TestDatabase::create().await;
+    let hub = locked(&database, &[]).await;
+    let query = format!("topic=events&token={}", lasting(1));
+    let mut lines = hub.lines(&query).await;
+    database.insert(1).await;
+    assert_eq!(lines.next().await["event"], "n");
+    assert_eq!(lines.next().await["event"], "expired");
+}

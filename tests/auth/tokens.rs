@@ -300,6 +300,9 @@ async fn what_else_stands_in_authorization() {
         answer.starts_with("HTTP/1.1 400") || answer.starts_with("HTTP/1.1 401"),
         "{answer}"
     );
+    // A pattern as people write it.
+    let head = "GET /v1/stream?topic=> HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer x\r\n\r\n";
+    assert!(raw_answer(&hub, head).await.starts_with("HTTP/1.1 401"));
     // A line of its own in the token becomes no header of the answer.
     let evil = "/v1/stream?topic=a&token=x%0d%0aSet-Cookie:%20a=b";
     let (status, headers, text) = ask(&hub, evil, &[]).await;

@@ -94,12 +94,15 @@ const verbs = {
   },
   async eval({ tab, code }) {
     const { page } = tabs[tab];
-    try {
-      return await page.evaluate(code);
-    } catch (error) {
-      if (!String(error).includes("because of a navigation")) throw error;
-      await page.waitForLoadState();
-      return page.evaluate(code);
+    for (;;) {
+      try {
+        return await page.evaluate(code);
+      } catch (error) {
+        // The page is being loaded anew: ask that one.
+        const isLoading = /because of a navigation|context was destroyed/.test(String(error));
+        if (!isLoading) throw error;
+        await page.waitForLoadState();
+      }
     }
   },
   // Does not wait for what the code does.

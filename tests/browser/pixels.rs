@@ -69,7 +69,9 @@ async fn from_insert_to_pixels() {
         let mut sent = Vec::new();
         for n in 0..ROWS {
             let before = since_1970();
-            psql.execute(&insert, &[&format!("mark{n}!")]).await.unwrap();
+            psql.execute(&insert, &[&format!("mark{n}!")])
+                .await
+                .unwrap();
             sent.push((before, since_1970()));
             time::sleep(PAUSE.mul_f64(0.5 + fastrand::f64())).await;
         }

@@ -32,7 +32,7 @@ pub(crate) async fn run(options: DemoOptions) -> Result<()> {
             Some(pg::Scene::Analytics) => {
                 tokio::join!(visitors::come(&database), visitors::are_counted(&database));
             }
-            Some(pg::Scene::Shop) => shop::run(&database).await,
+            Some(pg::Scene::Shop) => Box::pin(shop::run(&database)).await,
             Some(pg::Scene::Uptime) => uptime::run(&database).await,
         }
         Ok(())

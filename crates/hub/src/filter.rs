@@ -101,6 +101,10 @@ impl Filter {
         }
         common.sort();
         common.dedup();
+        // Each is compared with each below.
+        if common.len() > 4 * MAX_PATTERNS {
+            return Err(NotGranted::TooMany);
+        }
         // What another covers would only cost.
         let needed = |pattern: &Pattern| {
             let mut others = common.iter().filter(|&other| other != pattern);
@@ -224,6 +228,11 @@ mod tests {
             Err(NotGranted::TooMany)
         );
         assert!(filter.within(&patterns(&many[1..])).is_ok());
+        // As many as there can be, and refused before they are compared.
+        let wanted: Vec<String> = (0..64).map(|n| format!("*.{n}.>")).collect();
+        let granted: Vec<String> = (0..64).map(|n| format!("{n}.>")).collect();
+        let filter = Filter::new(wanted.iter().map(String::as_str)).unwrap();
+        assert_eq!(filter.within(&patterns(&granted)), Err(NotGranted::TooMany));
     }
 
     proptest! {

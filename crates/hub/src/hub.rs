@@ -231,7 +231,7 @@ impl Hub {
             return Err(NotOpen);
         }
         let seq = from.map_or(state.ring.head(), |cursor| cursor.seq);
-        let (lane, queue) = state.lanes.join(&filter);
+        let (lane, filter, queue) = state.lanes.join(filter);
         let berth = Berth {
             generation: state.generation,
             lane,

@@ -77,9 +77,10 @@ struct Node {
 // === impl Lanes ===
 
 impl Lanes {
-    /// Subscribes to the filter's lane, which is made if need be.
-    pub(crate) fn join(&mut self, filter: &Filter) -> (LaneId, Queue) {
-        let id = match self.by_filter.get(filter) {
+    /// Subscribes to the filter's lane, which is made if need be. Returns the lane's own filter
+    /// as well: thousands of subscriptions are to share its memory.
+    pub(crate) fn join(&mut self, filter: Filter) -> (LaneId, Filter, Queue) {
+        let id = match self.by_filter.get(&filter) {
             Some(&id) => id,
             None => self.insert(filter),
         };
@@ -88,7 +89,7 @@ impl Lanes {
             .expect("by_filter names lanes that exist");
         lane.subscriptions += 1;
         self.subscriptions += 1;
-        (id, lane.queue.subscribe())
+        (id, lane.filter.clone(), lane.queue.subscribe())
     }
 
     /// Takes one subscription's leave. The last one takes its lane along.
@@ -155,7 +156,7 @@ impl Lanes {
         self.subscriptions
     }
 
-    fn insert(&mut self, filter: &Filter) -> LaneId {
+    fn insert(&mut self, filter: Filter) -> LaneId {
         let lane = Lane {
             filter: filter.clone(),
             queue: broadcast::Sender::new(QUEUE),
@@ -169,10 +170,10 @@ impl Lanes {
             self.slots.len() - 1
         });
         self.slots[id] = Some(lane);
-        self.by_filter.insert(filter.clone(), id);
         for pattern in filter.patterns() {
             self.by_token.insert(pattern, id);
         }
+        self.by_filter.insert(filter, id);
         id
     }
 }
@@ -309,9 +310,9 @@ mod tests {
             topics in proptest::collection::vec(topic(), 1..20),
         ) {
             let mut lanes = Lanes::default();
-            let joined: Vec<_> = filters.iter().map(|filter| lanes.join(filter)).collect();
+            let joined: Vec<_> = filters.iter().map(|filter| lanes.join(filter.clone())).collect();
             let mut stayed = Vec::new();
-            for ((filter, (id, queue)), leaves) in filters.iter().zip(joined).zip(leaving) {
+            for ((filter, (id, _, queue)), leaves) in filters.iter().zip(joined).zip(leaving) {
                 if leaves { lanes.leave(id) } else { stayed.push((filter, id, queue)) }
             }
             prop_assert_eq!(lanes.subscriptions(), stayed.len());

@@ -174,7 +174,15 @@ impl Pattern {
 
     /// Whether it matches all that another matches.
     pub fn covers(&self, other: &Self) -> bool {
-        self.intersection(other).as_ref() == Some(other)
+        let (mut ours, mut theirs) = (self.tokens(), other.tokens());
+        loop {
+            match (ours.next(), theirs.next()) {
+                (Some(">"), Some(_)) | (None, None) => return true,
+                (Some("*"), Some(token)) if token != ">" => {}
+                (Some(token), Some(same)) if token == same => {}
+                _ => return false,
+            }
+        }
     }
 
     /// What it has before its first wildcard: all topics it matches begin so.

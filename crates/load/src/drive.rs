@@ -92,7 +92,7 @@ impl Pace {
         let due = self.rate.div_ceil(self.batch());
         let pause = Duration::from_secs(1) * writers / due;
         let most = u64::from(self.rate) * (self.time.as_secs() + 2) + batch * u64::from(WRITERS);
-        let slots = (0..most / stride + 1).map(|_| AtomicU64::new(0));
+        let slots = (0..=most / stride).map(|_| AtomicU64::new(0));
         let committed: Arc<[AtomicU64]> = slots.collect();
         let first = self.first.next_multiple_of(stride);
 
@@ -210,8 +210,9 @@ impl Writer {
                 for n in n..n + batch {
                     let data = data(n, pace.pad);
                     let len = data.len();
-                    commands +=
-                        &format!("*3\r\n$7\r\nPUBLISH\r\n$4\r\nload\r\n${len}\r\n{data}\r\n");
+                    let command =
+                        format!("*3\r\n$7\r\nPUBLISH\r\n$4\r\nload\r\n${len}\r\n{data}\r\n");
+                    commands.push_str(&command);
                 }
                 stream.write_all(commands.as_bytes()).await?;
                 // `:` and how many subscribers there are.

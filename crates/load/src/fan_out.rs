@@ -1,12 +1,12 @@
 //! The same events to the same clients by several servers, in turn.
 
 use anyhow::Result;
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use crate::{
     drive::Pace,
     peer::Kind,
-    report::{Report, float, rounded},
+    report::{REPORTS, Report, float, rounded},
     side::{self, Round, Side, ms},
     stage::Stage,
 };
@@ -62,6 +62,8 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
         }
         for &rate in &options.rates {
             measure(&mut report, &stage, &mut sides, options, clients, rate).await?;
+            // It takes a while: what was measured is to be there whatever happens next.
+            report.write(Path::new(REPORTS), "fan-out")?;
         }
     }
     drop(sides);

@@ -26,7 +26,7 @@ struct Client {
     is_gone: bool,
 }
 
-/// Serves until its standard input ends with it. Says its two addresses first.
+/// Says its two addresses, and serves until it is killed.
 pub(crate) fn run() -> Result<()> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let (mut clients_in, mut publishers_in) = (TcpListener::bind(any)?, TcpListener::bind(any)?);

@@ -189,8 +189,15 @@ async fn open(
     shared: &Arc<Shared>,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<()> {
-    let request = Request::get(format!("http://{NAME}/v1/stream?topic=load"));
-    let request = request.header("host", NAME).body(Empty::<Bytes>::new())?;
+    const PATH: &str = "/v1/stream?topic=load";
+    // As a browser writes it: over HTTP/1.1 the rest is for proxies.
+    let uri = if is_http1 {
+        PATH.to_owned()
+    } else {
+        format!("http://{NAME}{PATH}")
+    };
+    let request = Request::get(uri).header("host", NAME);
+    let request = request.body(Empty::<Bytes>::new())?;
     let io = TokioIo::new(stream);
     if is_http1 {
         let (mut sender, connection) = http1::handshake(io).await?;

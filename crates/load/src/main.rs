@@ -19,6 +19,7 @@ mod lanes;
 mod memory;
 mod peer;
 mod polling;
+mod plot;
 mod process;
 mod publish;
 mod replay;
@@ -33,10 +34,11 @@ mod tables;
 mod writer;
 mod writers;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use report::Report;
+use report::{REPORTS, Report};
 use std::path::Path;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Parser)]
 #[command(about = "Measures the real program under thousands of connections")]
@@ -75,6 +77,8 @@ enum Scenario {
     Replay(replay::Options),
     /// Dashboards that poll the database, and the same on a hub
     Polling(polling::Options),
+    /// Draws what fan-out has measured
+    Plot(plot::Options),
     /// Clients of one server, for other scenarios
     #[command(hide = true)]
     Crowd(crowd::Request),
@@ -87,12 +91,21 @@ fn main() -> Result<()> {
     let scenario = match Cli::parse().scenario {
         Scenario::Crowd(request) => return crowd::process::run(&request),
         Scenario::Floor => return floor::run(),
+        Scenario::Plot(options) => return plot::run(&options),
         scenario => scenario,
     };
     let runtime = tokio::runtime::Runtime::new()?;
-    let (name, report) = runtime.block_on(measure(scenario))?;
+    // Told to stop it ends as after an error, so that the servers it has started end as well.
+    let (name, report) = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            measured = measure(scenario) => measured,
+            _ = terminate.recv() => bail!("told to stop"),
+            _ = tokio::signal::ctrl_c() => bail!("told to stop"),
+        }
+    })?;
     print!("{report}");
-    let path = report.write(Path::new("target/load"), name)?;
+    let path = report.write(Path::new(REPORTS), name)?;
     println!("written to {}", path.display());
     report.verdict()
 }
@@ -114,5 +127,8 @@ async fn measure(scenario: Scenario) -> Result<(&'static str, Report)> {
         Scenario::Replay(options) => ("replay", replay::run(&options).await?),
         Scenario::Polling(options) => ("polling", polling::run(&options).await?),
         Scenario::Crowd(_) | Scenario::Floor => unreachable!("these are processes of others"),
+        Scenario::Crowd(_) | Scenario::Floor | Scenario::Plot(_) => {
+            unreachable!("these measure nothing")
+        }
     })
 }

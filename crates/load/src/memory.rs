@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What is published to make the lane full, and to those that read nothing.
-const EVENTS: u32 = 500;
+const EVENTS: u32 = 100;
 
 /// Clients that read nothing.
 const STALLED: u32 = 20;

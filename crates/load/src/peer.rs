@@ -12,6 +12,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
     process::Stdio,
+    thread,
     time::Duration,
 };
 use tempfile::TempDir;
@@ -19,7 +20,7 @@ use tokio::{
     io::{AsyncBufReadExt, BufReader},
     net::TcpStream,
     process::{Child, Command},
-    time,
+    time::{self, Instant},
 };
 
 use crate::{
@@ -31,6 +32,9 @@ use crate::{
 
 /// Longest wait for a server to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Longest wait for one to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -95,7 +99,7 @@ impl Peer {
         }
     }
 
-    fn new(kind: Kind, way: Way, path: &'static str) -> Self {
+    fn new(kind: Kind, way: Way, path: &'static str, folder: Option<TempDir>) -> Self {
         Self {
             kind,
             way,
@@ -104,7 +108,7 @@ impl Peer {
             header: None,
             pids: Vec::new(),
             children: Vec::new(),
-            _folder: None,
+            _folder: folder,
             hubs: Vec::new(),
         }
     }
@@ -114,7 +118,7 @@ impl Peer {
             url: stage.url(),
             table: "load",
         };
-        let mut peer = Self::new(kind, way, "/v1/stream?topic=load.{lane}");
+        let mut peer = Self::new(kind, way, "/v1/stream?topic=load.{lane}", None);
         if kind == Kind::Hyper {
             // Unusual enough for the short way to decline it.
             peer.header = Some("Content-Length: 0".to_owned());
@@ -133,7 +137,7 @@ impl Peer {
         command.arg("floor");
         let (child, line) = start(&mut command, "the floor").await?;
         let (clients, publishers) = line.split_once(' ').context("two addresses")?;
-        let mut peer = Self::new(Kind::Floor, Way::Raw(publishers.parse()?), "/");
+        let mut peer = Self::new(Kind::Floor, Way::Raw(publishers.parse()?), "/", None);
         peer.keep(child, clients.parse()?)?;
         Ok(peer)
     }
@@ -159,9 +163,8 @@ impl Peer {
             address,
             path: "/publish",
         };
-        let mut peer = Self::new(Kind::Nchan, way, "/stream");
+        let mut peer = Self::new(Kind::Nchan, way, "/stream", Some(folder));
         peer.keep(child, address)?;
-        peer._folder = Some(folder);
         answers(address).await.context("nginx does not start")?;
         Ok(peer)
     }
@@ -183,11 +186,11 @@ impl Peer {
             Kind::Redis,
             &format!("redis://{address}"),
             Way::Resp(address),
+            Some(folder),
         )
         .await?;
         peer.pids.push(pid(&redis)?);
         peer.children.push(redis);
-        peer._folder = Some(folder);
         Ok(peer)
     }
 
@@ -196,11 +199,11 @@ impl Peer {
             url: stage.url(),
             table: "load_textbook",
         };
-        Self::node(Kind::Textbook, &stage.url(), way).await
+        Self::node(Kind::Textbook, &stage.url(), way, None).await
     }
 
     /// The tutorials' server, with its packages installed if they are not yet.
-    async fn node(kind: Kind, url: &str, way: Way) -> Result<Self> {
+    async fn node(kind: Kind, url: &str, way: Way, redis: Option<TempDir>) -> Result<Self> {
         let folder = PathBuf::from("target/load/peers");
         fs::create_dir_all(&folder)?;
         fs::write(
@@ -232,7 +235,7 @@ impl Peer {
             .args(["server.mjs", source, url])
             .current_dir(&folder);
         let (child, address) = start(&mut command, "Node.js 20 or newer").await?;
-        let mut peer = Self::new(kind, way, "/");
+        let mut peer = Self::new(kind, way, "/", redis);
         peer.keep(child, address.parse()?)?;
         Ok(peer)
     }
@@ -287,12 +290,17 @@ impl Peer {
 }
 
 impl Drop for Peer {
-    /// Politely: workers of nginx outlive a master that was killed.
+    /// Politely, and waits for it: workers of nginx outlive a master that was killed.
+    #[expect(clippy::disallowed_methods, reason = "for a fact, with a limit")]
     fn drop(&mut self) {
-        for child in &self.children {
+        for child in &mut self.children {
             if let Ok(pid) = pid(child) {
                 // It may have ended by itself.
                 let _: nix::Result<()> = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            }
+            let limit = Instant::now() + STOP_LIMIT;
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < limit {
+                thread::sleep(Duration::from_millis(5));
             }
         }
     }

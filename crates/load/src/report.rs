@@ -9,6 +9,9 @@ use std::{
     time::Duration,
 };
 
+/// Where reports are written.
+pub(crate) const REPORTS: &str = "target/load";
+
 /// Figures in the order they were measured, by section; and what went wrong.
 #[derive(Debug, Default)]
 pub(crate) struct Report {

@@ -80,7 +80,9 @@ impl Stage {
         let program = program()?;
         let mut child = Command::new(&program)
             .args(["serve", "--log", "warn", "--listen", listen])
-            .args(["--publish-rate", "0"]) // how fast it could go is what is measured
+            // How far it could go is what is measured.
+            .args(["--publish-rate", "0", "--max-streams-per-client", "1000000"])
+            .args(["--max-connections-per-address", "1000000"])
             .args(["--database-url", &self.url()])
             .args(args)
             .stdin(Stdio::null())

@@ -29,8 +29,11 @@ use crate::{Doorbell, Error, Metrics, doorbell::Call, limit::within};
 /// over if this one dies; much longer than any pause between two looks.
 const PROMISE: Duration = Duration::from_millis(250);
 
-/// How long it stays awake after the last event. Bounds the rings to ten a second.
-const LINGER: Duration = Duration::from_millis(100);
+/// How long it stays awake after the last event: shortly if it had slept well before, because
+/// ten looks cost more than a ring; longer if it was woken within `SHORT_SLEEP`, because more
+/// will come. That bounds the rings to twenty a second.
+const LINGER: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+const SHORT_SLEEP: Duration = Duration::from_millis(50);
 
 /// Pauses between looks while awake: short after an event, longer when there was none.
 const AWAKE_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(5));
@@ -67,6 +70,9 @@ pub(crate) struct Sequencer {
     doorbell: Doorbell,
     metrics: Metrics,
     state: State,
+    /// How long it stays awake after the last event, and when it last did not.
+    linger: Duration,
+    lapsed: Instant,
     epoch: Epoch,
     /// The newest number in the stream that is known to be durable.
     head: u64,
@@ -137,6 +143,8 @@ impl Sequencer {
             doorbell,
             metrics,
             state: State::awake(),
+            linger: LINGER.1,
+            lapsed: Instant::now(),
             epoch,
             head: 0,
             looked: None,
@@ -196,7 +204,15 @@ impl Sequencer {
 
         self.state = match (self.state, look.awake) {
             (_, Awake::Other) => State::Following,
-            _ if is_rung => State::awake(),
+            (before, _) if is_rung => {
+                if !matches!(before, State::Awake { .. }) {
+                    self.linger = match self.lapsed.elapsed() < SHORT_SLEEP {
+                        true => LINGER.1,
+                        false => LINGER.0,
+                    };
+                }
+                State::awake()
+            }
             (State::Asleep | State::Following, Awake::Abandoned) => {
                 tracing::info!("taking over from a hub that does not look any more");
                 self.metrics.takeovers.inc();
@@ -206,7 +222,7 @@ impl Sequencer {
             (State::Following, Awake::Me) => State::awake(),
             (State::Asleep | State::Awake { .. }, _) if look.grew => State::awake(),
             (State::Asleep | State::Following, _) => State::Asleep,
-            (State::Awake { pause, last_event }, _) if last_event.elapsed() < LINGER => {
+            (State::Awake { pause, last_event }, _) if last_event.elapsed() < self.linger => {
                 State::Awake {
                     pause: (pause * 2).min(AWAKE_PAUSE.1),
                     last_event,
@@ -214,6 +230,7 @@ impl Sequencer {
             }
             (State::Awake { .. }, _) => {
                 let fence = self.lapse().await?;
+                self.lapsed = Instant::now();
                 State::Lapsing {
                     pause: LAPSING_PAUSE.0,
                     fence,

@@ -142,9 +142,10 @@ impl Door {
         let Some(tls) = &edge.tls else {
             return self.begin(socket, peer).await;
         };
+        // Boxed: whoever has not got so far, and maybe never will, is not to take the room for it.
         let accepted = TlsAcceptor::from(tls.config()).accept(socket);
-        match self.in_time(accepted).await {
-            Ok(stream) => self.begin(stream, peer).await,
+        match Box::pin(self.in_time(accepted)).await {
+            Ok(stream) => Box::pin(self.begin(stream, peer)).await,
             Err(error) => {
                 tls.handshake_failed();
                 Err(error)
@@ -158,7 +159,7 @@ impl Door {
         let begin = direct::begin(&mut stream, &self.app.edge.limits);
         match self.in_time(begin).await? {
             Beginning::Stream(plain, read) => {
-                match stream::open_plain(&self.app, *plain, peer).await {
+                match Box::pin(stream::open_plain(&self.app, *plain, peer)).await {
                     Ok(response) => {
                         let direct = Direct::new(stream, response);
                         self.connections.spawn(direct.expect("it is a stream"));

@@ -38,7 +38,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection for S {}
 
 /// What a connection begins with.
 pub(crate) enum Beginning {
-    /// A plain request for a stream, and nothing after it yet; and the bytes of it.
+    /// A plain request for a stream, and nothing after it yet; and its bytes, for hyper.
     Stream(Box<Plain>, Bytes),
     /// HTTP/2. These bytes of it have been read.
     Http2(Bytes),
@@ -76,7 +76,7 @@ pub(crate) async fn begin(
         if !is_preface && head[parsed..].contains(&b'\n') {
             parsed = head.len();
             match parse(&head, limits.patterns) {
-                Head::Plain(plain) => return Ok(Beginning::Stream(plain, head.freeze())),
+                Head::Plain(plain) => return Ok(Beginning::Stream(plain, escaped(&head))),
                 Head::Unusual => return Ok(Beginning::Http1(head.freeze())),
                 Head::Incomplete => {}
             }
@@ -147,6 +147,23 @@ fn plain(request: &httparse::Request<'_, '_>, max_patterns: usize) -> Option<Pla
     })
 }
 
+/// A head with its first line as it was understood, so that hyper understands it likewise.
+fn escaped(head: &[u8]) -> Bytes {
+    let end = head
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .unwrap_or(head.len());
+    let mut escaped = BytesMut::with_capacity(head.len());
+    for part in head[..end].split_inclusive(|&byte| byte == b'>') {
+        match part.strip_suffix(b">") {
+            Some(part) => escaped.extend_from_slice(&[part, b"%3E"].concat()),
+            None => escaped.extend_from_slice(part),
+        }
+    }
+    escaped.extend_from_slice(&head[end..]);
+    escaped.freeze()
+}
+
 /// A stream on its way: ends when the body does, the client leaves, or the connection gives up.
 pub(crate) struct Direct<S> {
     stream: S,
@@ -205,6 +222,8 @@ impl<S: Connection> Direct<S> {
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
             self.is_held = false;
         }
+        // Empty, it would still hold the memory of what was written.
+        self.rest = Bytes::new();
         Poll::Ready(Ok(()))
     }
 

@@ -15,6 +15,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Gate {
     lock: Option<Lock>,
+    /// What is granted where there is no lock.
+    everything: Arc<Grants>,
     origins: Origins,
 }
 
@@ -43,10 +45,7 @@ pub(crate) enum Unauthorized {
 impl Gate {
     /// Lets everybody do everything. Tokens are not looked at.
     pub fn open(origins: Origins) -> Self {
-        Self {
-            lock: None,
-            origins,
-        }
+        Self::new(None, origins)
     }
 
     /// Lets in who has a token, and others only to read these topics, if there are any.
@@ -66,7 +65,15 @@ impl Gate {
             cookie,
             anonymous,
         });
-        Self { lock, origins }
+        Self::new(lock, origins)
+    }
+
+    fn new(lock: Option<Lock>, origins: Origins) -> Self {
+        Self {
+            lock,
+            everything: Arc::new(Grants::all()),
+            origins,
+        }
     }
 
     /// Reads the keys anew, from where they came. If that fails they stay as they are.
@@ -90,7 +97,7 @@ impl Gate {
         headers: &HeaderMap,
     ) -> Result<Identity, Refusal> {
         let Some(lock) = &self.lock else {
-            return Ok(Identity::anonymous(Arc::new(Grants::all())));
+            return Ok(Identity::anonymous(Arc::clone(&self.everything)));
         };
         let token = match credentials::find(uri, headers, lock.cookie.as_deref()) {
             Ok(token) => token,
@@ -105,6 +112,7 @@ impl Gate {
             return Err(Refusal::Origin);
         }
         let verified = lock.verifier.verify(&token.text, token.place).await;
+        let verified = verified.inspect_err(|why| tracing::debug!(%why, "a token does not count"));
         verified.map_err(|why| match why {
             Rejected::NoKeys => Refusal::NoKeys,
             why => Unauthorized::Rejected(why).into(),

@@ -23,8 +23,8 @@ use crate::{Edge, Pages, recent::Recent, stream::NotNow, streams::Streams};
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The statuses that a request to publish is answered with.
-const PUBLISH_STATUSES: [&str; 9] = [
-    "201", "202", "400", "401", "403", "413", "415", "422", "429",
+const PUBLISH_STATUSES: [&str; 10] = [
+    "201", "202", "400", "401", "403", "408", "413", "415", "422", "429",
 ];
 
 /// All metrics of this instance, in the Prometheus text format.

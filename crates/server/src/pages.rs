@@ -41,12 +41,14 @@ const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// Pages being read at the same time. One connection of the pool is left for other questions.
 const READS: usize = pg::History::CONNECTIONS - 1;
 
-/// Pages of history. A clone shares them.
+/// Pages of history. A clone shares them, and is as small as can be: each stream has one.
 #[derive(Clone)]
-pub struct Pages {
+pub struct Pages(Arc<Shared>);
+
+struct Shared {
     history: pg::History,
     cache: Cache<Start, Arc<Page>>,
-    reads: Arc<Semaphore>,
+    reads: Semaphore,
     read: Counter,
     hits: Counter,
 }
@@ -114,13 +116,13 @@ impl Pages {
             .weigher(weigh)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Self {
+        Self(Arc::new(Shared {
             history,
             cache,
-            reads: Arc::new(Semaphore::new(READS)),
+            reads: Semaphore::new(READS),
             read: Counter::default(),
             hits: Counter::default(),
-        }
+        }))
     }
 
     /// Registers what is counted here.
@@ -128,12 +130,12 @@ impl Pages {
         registry.register(
             "history_pages_read",
             "Pages of history read from the database",
-            self.read.clone(),
+            self.0.read.clone(),
         );
         registry.register(
             "history_page_hits",
             "Times that a page of history was there already, or being read",
-            self.hits.clone(),
+            self.0.hits.clone(),
         );
     }
 
@@ -151,15 +153,27 @@ impl Pages {
         for start in starts(from.seq, marked) {
             let (page, source) = self.page((from.epoch, start), ring).await?;
             if page.end > from.seq {
+                if bookmark.is_some() && start == from.seq {
+                    self.read_ahead((from.epoch, page.end), ring);
+                }
                 return Ok(page.piece(start, &filter, from, ring, source));
             }
         }
         unreachable!("the page after a position ends beyond it")
     }
 
+    /// Has the next page read while a client is given this one, which it has come to by reading
+    /// the one before: it is likely to go on.
+    fn read_ahead(&self, start: Start, ring: Ring) {
+        if start.1 < ring.floor && !self.0.cache.contains_key(&start) {
+            // Whoever asks for the page waits for this read, or meets the same error.
+            tokio::spawn(self.clone().read_once(start, ring));
+        }
+    }
+
     async fn page(&self, start: Start, ring: Ring) -> Result<(Arc<Page>, Source), Arc<pg::Error>> {
-        if let Some(page) = self.cache.get(&start).await {
-            self.hits.inc();
+        if let Some(page) = self.0.cache.get(&start).await {
+            self.0.hits.inc();
             return Ok((page, Source::Cache));
         }
         // In a task, because others may wait for this read, and nobody polls the stream of a
@@ -175,14 +189,14 @@ impl Pages {
         start: Start,
         ring: Ring,
     ) -> Result<(Arc<Page>, Source), Arc<pg::Error>> {
-        let entry = self.cache.entry(start);
+        let entry = self.0.cache.entry(start);
         let entry = entry.or_try_insert_with(self.read(start, ring)).await?;
         let source = if entry.is_fresh() {
             // At once: the cache would put off dropping what no longer fits.
-            self.cache.run_pending_tasks().await;
+            self.0.cache.run_pending_tasks().await;
             Source::Database
         } else {
-            self.hits.inc();
+            self.0.hits.inc();
             Source::Cache
         };
         Ok((entry.into_value(), source))
@@ -190,12 +204,12 @@ impl Pages {
 
     async fn read(&self, start: Start, ring: Ring) -> Result<Arc<Page>, pg::Error> {
         let (epoch, after) = start;
-        let _permit = self.reads.acquire().await.expect("it is never closed");
-        let events = self.history.page(epoch, after, longest(after)).await;
+        let _permit = self.0.reads.acquire().await.expect("it is never closed");
+        let events = self.0.history.page(epoch, after, longest(after)).await;
         let mut events = events.inspect_err(|error| {
             tracing::warn!(error = %pg::chain(error), after, "cannot read a page of history");
         })?;
-        self.read.inc();
+        self.0.read.inc();
         // A page is kept, and what is beyond the head may not be durable yet.
         events.retain(|event| event.seq <= ring.head);
         Ok(Arc::new(Page::new(epoch, &events, ring.floor)))
@@ -205,8 +219,8 @@ impl Pages {
 impl fmt::Debug for Pages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pages")
-            .field("read", &self.read.get())
-            .field("hits", &self.hits.get())
+            .field("read", &self.0.read.get())
+            .field("hits", &self.0.hits.get())
             .finish_non_exhaustive()
     }
 }

@@ -13,8 +13,9 @@ use std::{
         mpsc::{self, Receiver, TryRecvError},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 use super::{Ask, Request, Seen};
 use crate::writer::now;
