@@ -2,12 +2,12 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use std::{collections::HashSet, path::Path, process::Stdio, time::Duration};
+use std::{collections::HashSet, path::Path, process::Stdio};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::{Child, ChildStdout, Command},
-    time::Instant,
 };
+use tokio_postgres::SimpleQueryMessage;
 
 use crate::harness::{Client, Hub, TestDatabase, bellwether, eventually, get, within};
 
@@ -203,59 +203,72 @@ async fn things_happen_in_each_scene() {
     }
 }
 
-/// What it reads is what is new, not what there is. `BELLWETHER_SNAPSHOT_EVENTS=10000000` says
-/// how many there are to be.
+/// It reads the same number of pages at ten thousand events and at many times that.
+/// `BELLWETHER_SNAPSHOT_EVENTS=10000000` says how many.
 #[tokio::test]
 async fn a_snapshot_costs_the_same_however_many_events_there_are() {
+    let many = std::env::var("BELLWETHER_SNAPSHOT_EVENTS");
+    let many: i32 = many.map_or(100_000, |many| many.parse().expect("a number"));
     let database = TestDatabase::create().await;
     let _hub = Hub::start(&database).await;
     let psql = database.connect().await;
     let script = include_str!("../sql/demo/analytics.sql");
     psql.batch_execute(script).await.unwrap();
-    let many = std::env::var("BELLWETHER_SNAPSHOT_EVENTS");
-    let many: usize = many.map_or(100_000, |many| many.parse().expect("a number"));
-    // In pieces, each of which is numbered within the limit of a wait.
-    let pieces = std::iter::repeat_n(100_000, many / 100_000);
-    let mut read = Vec::new();
-    let mut took = Duration::ZERO;
-    let mut events = 4000;
-    for more in [1000_i32].into_iter().chain(pieces).chain([10]) {
-        // A day ago, but for ten.
-        let insert = "INSERT INTO events (name, properties, created_at)
-            SELECT 'page_view', '{\"session\": \"s\"}', now() - interval '1 day' * (n > 10)::int
-            FROM generate_series(1, $1::int) AS n";
-        psql.execute(insert, &[&more]).await.unwrap();
-        events += i64::from(more);
-        let numbered =
-            "SELECT max(id) = (SELECT event_id FROM bellwether.stream ORDER BY seq DESC LIMIT 1)
-            FROM bellwether.event";
-        eventually("they are numbered", Some(true), async || {
-            psql.query_one(numbered, &[]).await.unwrap().get(0)
-        })
-        .await;
-        let snapshot = "SELECT demo.take_snapshot()";
-        psql.batch_execute(snapshot).await.unwrap();
-        // On a session of its own, which has read nothing else.
-        let psql = database.connect().await;
-        psql.batch_execute("BEGIN").await.unwrap();
-        let began = Instant::now();
-        psql.batch_execute(snapshot).await.unwrap();
-        took = began.elapsed();
-        let cost = "SELECT sum(seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_xact_user_tables";
-        read.push(psql.query_one(cost, &[]).await.unwrap().get::<_, i64>(0));
-        psql.batch_execute("COMMIT").await.unwrap();
-        let newest = "SELECT events_count FROM metrics_snapshots ORDER BY id DESC LIMIT 1";
-        let counted: i64 = psql.query_one(newest, &[]).await.unwrap().get(0);
-        assert_eq!(counted, events);
+    let mut events = 4_000; // the demo's past
+    let mut pages = Vec::new();
+    for total in [10_000, many] {
+        while events < total {
+            // In pieces, each of which is numbered within the limit of a wait.
+            let more = 100_000.min(total - events);
+            visits(&psql, more, "1 day").await;
+            events += more;
+        }
+        psql.batch_execute("SELECT demo.take_snapshot()")
+            .await
+            .unwrap();
+        visits(&psql, 10, "0").await;
+        events += 10;
+        pages.push(pages_of_a_snapshot(&database).await);
+        let counted = "SELECT events_count FROM metrics_snapshots ORDER BY id DESC LIMIT 1";
+        let counted: i64 = psql.query_one(counted, &[]).await.unwrap().get(0);
+        assert_eq!(counted, i64::from(events));
     }
-    let last = read.last().unwrap();
-    println!(
-        "{events} events: a snapshot reads {last} rows in {took:?}; the first {}",
-        read[0]
+    println!("a snapshot reads {pages:?} pages, at 10,000 events and at {events}");
+    // An index of ten million entries is a page or two deeper, and ten events are looked up.
+    assert!(pages[1] < pages[0] + 100, "{pages:?}");
+}
+
+/// So many visits that happened so long ago, numbered.
+async fn visits(psql: &tokio_postgres::Client, count: i32, ago: &str) {
+    let insert = format!(
+        "INSERT INTO events (name, properties, created_at)
+        SELECT 'page_view', '{{\"session\": \"s\"}}', now() - interval '{ago}'
+        FROM generate_series(1, $1::int)"
     );
-    // The five minutes before hold ten more each time.
-    let more = 10 * i64::try_from(read.len()).unwrap();
-    assert!(*last < read[0] + more + 100, "{read:?}");
+    psql.execute(&insert, &[&count]).await.unwrap();
+    let numbered = "SELECT (SELECT max(id) FROM bellwether.event)
+        = (SELECT event_id FROM bellwether.stream ORDER BY seq DESC LIMIT 1)";
+    eventually("they are numbered", Some(true), async || {
+        psql.query_one(numbered, &[]).await.unwrap().get(0)
+    })
+    .await;
+}
+
+/// Pages of tables and indexes that one reads, in memory or not: as `EXPLAIN` counts them, in a
+/// session that has planned it before.
+async fn pages_of_a_snapshot(database: &TestDatabase) -> u64 {
+    let psql = database.connect().await;
+    let rehearse = "BEGIN; SELECT demo.take_snapshot(); ROLLBACK";
+    psql.batch_execute(rehearse).await.unwrap();
+    let explain = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT demo.take_snapshot()";
+    let rows = psql.simple_query(explain).await.unwrap();
+    let plan = rows.iter().find_map(|row| match row {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    let plan: serde_json::Value = serde_json::from_str(plan.unwrap()).unwrap();
+    let of = |what: &str| plan[0]["Plan"][what].as_u64().unwrap();
+    of("Shared Hit Blocks") + of("Shared Read Blocks")
 }
 
 #[tokio::test]

@@ -18,8 +18,8 @@ mod h2;
 mod lanes;
 mod memory;
 mod peer;
-mod polling;
 mod plot;
+mod polling;
 mod process;
 mod publish;
 mod replay;
@@ -126,7 +126,6 @@ async fn measure(scenario: Scenario) -> Result<(&'static str, Report)> {
         Scenario::Lanes(options) => ("lanes", lanes::run(&options).await?),
         Scenario::Replay(options) => ("replay", replay::run(&options).await?),
         Scenario::Polling(options) => ("polling", polling::run(&options).await?),
-        Scenario::Crowd(_) | Scenario::Floor => unreachable!("these are processes of others"),
         Scenario::Crowd(_) | Scenario::Floor | Scenario::Plot(_) => {
             unreachable!("these measure nothing")
         }

@@ -23,7 +23,6 @@ usage: cargo xtask <verb>
   torture [SECONDS] [SEED]
           writers, clients and hubs under faults, 600 s by default
   proxies the tests of streams, pages and cursors, behind nginx, Caddy and HAProxy each
-  docs    write into the documentation what the program says of itself: metrics, flags
   soak [SECONDS]
           the pages, left running at 200 events/s, half an hour by default: what they hold
   pixels  from INSERT to pixels, in Chromium
@@ -32,10 +31,8 @@ usage: cargo xtask <verb>
   docs    write into the documentation what the program says of itself: metrics, flags
   clients install others' clients for the tests; test does so by itself
   load SCENARIO [OPTIONS]
-          the real program under load: storm, stalled, writers, copy, attach, publish, h2, slow,
-          polling, fan-out, memory, flood, lanes, replay
           the real program under load: fan-out, memory, flood, lanes, replay, storm, stalled,
-          writers, copy, attach, publish, h2, slow; plot draws what fan-out has measured
+          writers, copy, attach, publish, h2, slow, polling; plot draws what fan-out has measured
   bench   all benches (some minutes), figures in target/criterion";
 
 /// Programs the tests use as a person would, and the packages that have them.
