@@ -27,7 +27,7 @@ const MINUTE = 60_000; // ms
 const by = (id) => document.getElementById(id);
 const chart = document.querySelector("live-chart");
 const feed = document.querySelector("activity-feed");
-const hub = live(["events", "metrics"], { metrics: 200, events: 40 });
+const hub = live(["events", "metrics"], { metrics: 200, events: 40 }, { forget });
 
 const counts = []; // the snapshots of the last minute and a bit: [ms, page views]
 
@@ -68,6 +68,11 @@ hub.on("*", ({ id, topic, name, data, at }) => {
 });
 
 const lags = []; // of the newest events, in ms
+
+function forget() {
+  counts.length = 0;
+  lags.length = 0;
+}
 
 /** How long ago an event was inserted, by the database's clock and this one. */
 function time(at) {

@@ -163,6 +163,8 @@ class Connection extends EventTarget {
   }
 
   #receive(message) {
+    // What was read with the event at which the page has closed it.
+    if (this.#page.signal.aborted && message.kind !== "status") return;
     if (message.kind === "event") this.#take(message.event);
     else if (message.kind === "cursor") this.#advance(message.cursor);
     else if (message.kind === "gap") this.#miss(message.gap);

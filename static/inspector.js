@@ -4,10 +4,12 @@ import { connect } from "/bellwether.js";
 import { isSignedIn, request, session } from "/session.js";
 import { watch } from "/status.js";
 import "/components/connection-badge.js";
+import "/components/gap-notice.js";
 import "/components/live-chart.js";
 import "/components/metric-card.js";
 
 const ROWS = 200; // shown; older ones go
+const MEAN = 10; // s over which the rate is taken
 const WAITING = 1000; // kept while paused; older ones go
 
 const TIME = new Intl.DateTimeFormat("en-GB", {
@@ -35,8 +37,10 @@ function follow(pattern) {
   pending = [];
   rows.replaceChildren();
   by("none").hidden = false;
-  by("gap").hidden = true;
+  by("gap").close();
   seen = 0;
+  waiting &&= [];
+  dropped = 0;
   connection = connect(pattern, { last: 100, ...session });
   connection.on("*", (event) => {
     seen++;
@@ -46,10 +50,12 @@ function follow(pattern) {
     count();
   });
   connection.addEventListener("gap", ({ detail: { reason, from, to, missing } }) => {
-    const many = missing === undefined ? "Some events" : `${missing} events`;
-    by("gap").textContent = `${many} between ${from} and ${to} do not exist any more (${reason}).`;
-    by("gap").hidden = false;
+    // Else all that is kept would come, which can be the events of a week.
+    follow(pattern);
+    const many = missing === undefined ? "Some events" : `${missing.toLocaleString("en")} events`;
+    by("gap").tell(`${many} between ${from} and ${to} do not exist any more (${reason}).`);
   });
+  connection.addEventListener("status", ({ detail }) => detail.state === "live" && look());
   badge.connection = connection;
   count();
 }
@@ -200,17 +206,23 @@ function say(text) {
 
 // --- the hub ---
 
-watch(
+const look = watch(
   (now, before) => {
     const { until, seconds, counts } = now.recent;
-    counts.forEach((count, i) => {
+    // As the mean of some seconds: what happens now and then would be a comb.
+    const most = MEAN / seconds;
+    const rates = counts.map((_, i) => {
+      const some = counts.slice(Math.max(0, i + 1 - most), i + 1);
+      return some.reduce((sum, count) => sum + count) / (some.length * seconds);
+    });
+    rates.forEach((rate, i) => {
       const end = until - (counts.length - 1 - i) * seconds;
-      chart.add(new Date(end * 1000), count / seconds);
+      chart.add(new Date(end * 1000), rate);
     });
     const isYoung = counts.length * seconds < 290;
     by("since").textContent = isYoung ? "since this hub started" : "last 5 minutes";
-    by("rate").value = (counts.at(-1) ?? 0) / seconds;
-    by("rate").note = `${now.read.toLocaleString("en")} since it started`;
+    by("rate").value = rates.at(-1) ?? 0;
+    by("rate").note = `mean of the last ${MEAN} s`;
     by("lag").note = "of the newest event";
     by("clients").note = "open streams";
     by("lanes").note = "different subscriptions";

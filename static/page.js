@@ -3,13 +3,16 @@
 import { connect } from "/bellwether.js";
 import { request, session } from "/session.js";
 import "/components/connection-badge.js";
+import "/components/gap-notice.js";
 
 /**
  * Follows topics, after the last so many events of some: `past` is `{topic: how many}`. Each
- * event is told once, to the handler of its name and to that of `*`.
+ * event is told once, to the handler of its name and to that of `*`. After a gap all begins
+ * anew, as on a page that was just opened: `forget` throws away what the page knows.
  */
-export function live(topics, past, options = {}) {
+export function live(topics, past, { forget = () => {}, ...options } = {}) {
   const handlers = new Map();
+  const badge = document.querySelector("connection-badge");
   const tell = (event) => {
     handlers.get(event.name)?.(event);
     handlers.get("*")?.(event);
@@ -19,12 +22,23 @@ export function live(topics, past, options = {}) {
     // Without a hub there is no past either, but there may be a future.
     const { events, after } = await remember(past).catch(() => ({ events: [] }));
     events.forEach(tell);
-    const badge = document.querySelector("connection-badge");
     if (events.length) badge.see(events.at(-1).at);
     connection = connect(topics, { after, ...session, ...options });
     connection.on("*", tell);
-    connection.addEventListener("gap", tellOfGap);
+    connection.addEventListener("gap", beginAnew);
     badge.connection = connection;
+  };
+  // Else all that is kept would come, which can be the events of a week.
+  const beginAnew = () => {
+    const notice = document.querySelector("gap-notice");
+    notice.tell("Some of what happened while this page was away is not kept any more.");
+    badge.connection = undefined;
+    connection.close();
+    for (const part of document.querySelectorAll("metric-card, live-chart, activity-feed")) {
+      part.clear();
+    }
+    forget();
+    begin();
   };
   begin();
   return {
@@ -57,10 +71,4 @@ async function read([topic, last]) {
 /** A cursor is `<epoch>-<number>`. */
 function number(cursor) {
   return Number(cursor.split("-")[1]);
-}
-
-function tellOfGap() {
-  const notice = document.getElementById("gap");
-  notice.textContent = "Some of what happened while this page was away is not kept any more.";
-  notice.hidden = false;
 }

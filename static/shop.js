@@ -15,7 +15,7 @@ const chart = document.querySelector("live-chart");
 const feed = document.querySelector("activity-feed");
 // Alerts are for those who look elsewhere, so this page keeps its stream while it is hidden.
 const past = { "shop.orders": 400, "shop.stock": 40, "shop.inventory": 1, "shop.sales": 1 };
-const hub = live("shop.>", past, { pause: false });
+const hub = live("shop.>", past, { pause: false, forget });
 
 // --- figures ---
 
@@ -101,6 +101,13 @@ function stock({ id, name, stock, capacity }) {
   by("low").tone = low.length > 0 ? "bad" : "good";
   const names = low.map((row) => row.children[0].textContent);
   by("low").note = names.join(", ") || `nothing below ${LOW}`;
+}
+
+function forget() {
+  placed.length = 0;
+  [sum, drawn] = [0, 0];
+  shelf.clear();
+  by("shelf").replaceChildren();
 }
 
 // --- alerts ---

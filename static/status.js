@@ -4,7 +4,7 @@ import { send } from "/session.js";
 
 const EVERY = 2_000; // ms
 
-/** Calls with the state and the one before; or why there is none. */
+/** Calls with the state and the one before; or why there is none. Returns what asks at once. */
 export function watch(onState, onFailure) {
   let before;
   const ask = async () => {
@@ -26,4 +26,5 @@ export function watch(onState, onFailure) {
   };
   ask();
   setInterval(ask, EVERY);
+  return ask;
 }

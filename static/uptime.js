@@ -16,7 +16,7 @@ if (/^\d+$/.test(org ?? "")) {
   for (const part of document.querySelectorAll("[data-board]")) part.hidden = false;
   const past = { summary: 1, monitors: 40, probes: 400, incidents: 40 };
   const topics = Object.entries(past).map(([topic, last]) => [`org.${org}.${topic}`, last]);
-  follow(live(`org.${org}.>`, Object.fromEntries(topics)));
+  follow(live(`org.${org}.>`, Object.fromEntries(topics), { forget }));
 } else {
   document.querySelector("connection-badge").hidden = true;
 }
@@ -56,6 +56,7 @@ function tile(id) {
   const row = document.createElement("li");
   const title = document.createElement("h3");
   title.append(part("span"), part("span", "state"));
+  title.firstChild.textContent = `Monitor ${id}`;
   const facts = document.createElement("div");
   facts.className = "quiet number";
   const beats = part("div", "beats");
@@ -96,6 +97,11 @@ function describe({ facts, latency, uptime }) {
   const now = latency === undefined ? "no answer" : `${latency} ms`;
   facts.textContent =
     uptime === undefined ? now : `${now} · ${uptime.toFixed(2)} % up in the last hour`;
+}
+
+function forget() {
+  monitors.clear();
+  by("monitors").replaceChildren();
 }
 
 function glance() {

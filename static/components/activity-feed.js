@@ -30,12 +30,20 @@ class ActivityFeed extends HTMLElement {
     this.#frame ||= requestAnimationFrame(() => this.#draw());
   }
 
+  clear() {
+    this.#pending = [];
+    this.#list.replaceChildren();
+    this.#list.hidden = true;
+    this.#empty.hidden = false;
+  }
+
   get #most() {
     return Number(this.getAttribute("most") ?? 50);
   }
 
   #draw() {
     this.#frame = 0;
+    if (!this.#pending.length) return;
     this.#list.prepend(...this.#pending.slice(-this.#most).map(row).reverse());
     this.#pending = [];
     while (this.#list.children.length > this.#most) this.#list.lastChild.remove();

@@ -32,10 +32,11 @@ class ConnectionBadge extends HTMLElement {
     clearInterval(this.#clock);
   }
 
+  /** The one whose state is shown; undefined as long as there is none. */
   set connection(connection) {
     this.#connection = connection;
-    connection.addEventListener("status", () => this.#show());
-    connection.on("*", ({ at }) => this.see(at));
+    connection?.addEventListener("status", () => this.#show());
+    connection?.on("*", ({ at }) => this.see(at));
     this.#show();
   }
 

@@ -73,6 +73,11 @@ class LiveChart extends HTMLElement {
     this.#plot.setAttribute("aria-label", `Chart of the last minutes. Now: ${now}`);
   }
 
+  clear() {
+    for (const list of this.#data) list.length = 0;
+    for (const latest of this.#latest) latest.textContent = "";
+  }
+
   #push(time, values) {
     const [times, ...lines] = this.#data;
     times.push(time);

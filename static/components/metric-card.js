@@ -36,6 +36,14 @@ class MetricCard extends HTMLElement {
     this.#frame = requestAnimationFrame(step);
   }
 
+  clear() {
+    cancelAnimationFrame(this.#frame);
+    this.#shown = undefined;
+    this.#value.textContent = "–";
+    this.note = "";
+    this.tone = "";
+  }
+
   set note(text) {
     this.#note.textContent = text;
   }

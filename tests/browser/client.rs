@@ -385,6 +385,27 @@ async fn where_streams_are_blocked_it_asks_now_and_then() {
     clients(&hub, 1).await;
 }
 
+/// Though there is more in what it has read already.
+#[tokio::test]
+async fn closed_it_tells_nothing_more() {
+    let browser = Browser::start().await;
+    for path in ["/none", "/v1/stream"] {
+        let database = TestDatabase::create().await;
+        let hub = Hub::start(&database).await;
+        let tab = blank(&browser, &hub).await;
+        tab.ask("block", json!({"path": path})).await;
+        follow(&tab, "blocked: 300, poll: 600", "").await;
+        // Live, or asking.
+        tab.eventually("['live', 'stale'].includes(hub.status.state)", true)
+            .await;
+        tab.eval("hub.on('3', () => hub.close())").await;
+        insert(&database, 1, 20).await;
+        tab.eventually("hub.status.reason", "closed by the page")
+            .await;
+        assert_eq!(tab.eval("names").await, names(1, 3), "{path} blocked");
+    }
+}
+
 #[tokio::test]
 async fn a_new_token_keeps_the_place() {
     let database = TestDatabase::create().await;

@@ -37,6 +37,7 @@ const flags = [
   "--headless",
   "--no-sandbox",
   "--disable-gpu",
+  "--disable-dev-shm-usage", // which is small in a container
   "--disable-quic",
   "--no-first-run",
   "--disable-background-networking",
@@ -120,6 +121,7 @@ const verbs = {
     // As on a phone, and many a computer.
     await session.send("Emulation.setScrollbarsHidden", { hidden: true });
     await tabs[tab].page.evaluate("new Promise((done) => setTimeout(done, 1000))");
+    await tabs[tab].page.waitForFunction("document.getAnimations().length === 0");
     const options = { format: "webp", quality: 88 };
     const { data } = await session.send("Page.captureScreenshot", options);
     writeFileSync(path, Buffer.from(data, "base64"));
@@ -147,6 +149,7 @@ const verbs = {
       return `${id} (${impact}): ${places.join("; ")}`;
     });
   },
+  grant: ({ origin, permissions }) => context.grantPermissions(permissions, { origin }),
   front: ({ tab }) => tabs[tab].page.bringToFront(),
   close: ({ tab }) => tabs[tab].page.close(),
   // Requests for a path get no answer at all, as behind a proxy that holds back what does not end.

@@ -180,14 +180,16 @@ async fn hidden_it_lets_go_and_shown_again_it_has_everything() {
     }
 }
 
-/// At the same address, a hub on another database.
+/// At the same address, a hub on another database: what a page knew is of no use any more.
 #[tokio::test]
 async fn a_gap_is_shown() {
-    let (_database, hub) = full_stage().await;
+    let (database, hub) = full_stage().await;
     let (another, its_hub) = full_stage().await;
     let browser = Browser::start().await;
     let windows = windows(&browser, &hub).await;
+    insert(&database, 1, 5).await;
     for (page, tab) in &windows {
+        tab.eventually(&page.shown(), marks(1, 5)).await;
         let hidden = "document.querySelector('#gap').hidden";
         assert_eq!(tab.eval(hidden).await, true, "{}", page.path);
     }
@@ -198,13 +200,25 @@ async fn a_gap_is_shown() {
     hub.kill().await;
     its_hub.kill().await;
     let hub = Hub::start_with(&another, options).await;
-    insert(&another, 1, 5).await;
+    let height = "document.querySelector('#gap').offsetHeight > 0";
     for (page, tab) in &windows {
-        tab.eventually("document.querySelector('#gap').offsetHeight > 0", true)
-            .await;
-        // And it goes on.
-        tab.eventually(&page.shown(), marks(1, 5)).await;
+        tab.eventually(height, true).await;
         is_live(tab).await;
+        assert_eq!(
+            tab.ask("judge", json!({})).await,
+            json!([]),
+            "{}",
+            page.path
+        );
+    }
+    // It goes on as a page that was just opened.
+    insert(&another, 6, 10).await;
+    for (page, tab) in &windows {
+        tab.eventually(&page.shown(), marks(6, 10)).await;
+        tab.eval("document.querySelector('#gap button').focus()")
+            .await;
+        tab.press("Enter").await;
+        tab.eventually(height, false).await;
         assert_eq!(tab.troubles().await, [""; 0], "{}", page.path);
     }
     drop(hub);
@@ -236,6 +250,7 @@ async fn where_streams_are_blocked_it_asks() {
             .eval("document.querySelector('connection-badge').dataset.tone")
             .await;
         assert_eq!(tone, "warn", "{}", page.path);
+        assert_eq!(tab.troubles().await, [""; 0], "{}", page.path);
     }
     assert_eq!(hub.metric("bellwether_clients").await, 0);
 }

@@ -1,7 +1,8 @@
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use super::{Browser, Tab};
-use crate::harness::{Hub, TestDatabase, eventually};
+use crate::harness::{Hub, TestDatabase, eventually, within};
 
 const SCRIPTS: [&str; 3] = [
     include_str!("../../sql/demo/analytics.sql"),
@@ -19,8 +20,14 @@ pub(super) async fn stage() -> (TestDatabase, Hub) {
     (database, hub)
 }
 
+/// By psql, as anybody could, in one transaction.
 pub(super) async fn act(database: &TestDatabase, sql: &str) {
-    database.connect().await.batch_execute(sql).await.unwrap();
+    let mut psql = Command::new("psql");
+    psql.args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]);
+    psql.args(["--command", sql, &database.url]);
+    let done = within("psql", psql.output()).await.unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{said}");
 }
 
 async fn open<'a>(browser: &'a Browser, hub: &Hub, path: &str) -> Tab<'a> {
@@ -101,12 +108,49 @@ async fn the_shop_sells_and_raises_the_alarm() {
         "3 × Steel kettle Ottilie · 186.00 €",
     )
     .await;
+    tab.eventually(&text("#low .note"), "Steel kettle").await;
     act(&database, "UPDATE products SET stock = 30 WHERE id = 5").await;
     tab.eventually(
         &text("#alert:not([hidden])"),
         "Steel kettle: 30 in stock again",
     )
     .await;
+    assert_eq!(tab.troubles().await, [""; 0]);
+}
+
+/// Who has allowed it is told of alerts while looking elsewhere, and only then.
+#[tokio::test]
+async fn the_shop_notifies_who_looks_elsewhere() {
+    let (database, hub) = stage().await;
+    act(&database, "SELECT demo.take_inventory()").await;
+    let browser = Browser::start().await;
+    let origin = format!("http://{}", hub.address);
+    let grant = json!({"do": "grant", "origin": origin, "permissions": ["notifications"]});
+    browser.ask(grant).await;
+    let tab = open(&browser, &hub, "/shop").await;
+    tab.eventually(&text("#notify"), "You are notified of alerts")
+        .await;
+    tab.eval(
+        "window.told = []; window.Notification = new Proxy(Notification, {
+            construct: (Notification, args) => {
+                const notification = new Notification(...args);
+                notification.onshow = () => told.push(notification.body);
+                notification.onerror = () => told.push('not shown');
+                return notification;
+            },
+        })",
+    )
+    .await;
+    act(&database, "UPDATE products SET stock = 9 WHERE id = 1").await;
+    tab.eventually(&text("#alert:not([hidden])"), "Enamel mug: only 9 left")
+        .await;
+    assert_eq!(tab.eval("told").await, json!([]));
+
+    let _in_front = browser.open("about:blank").await;
+    tab.eventually("document.hidden", true).await;
+    act(&database, "UPDATE products SET stock = 4 WHERE id = 5").await;
+    tab.eventually("told", json!(["Steel kettle: only 4 left"]))
+        .await;
     assert_eq!(tab.troubles().await, [""; 0]);
 }
 
@@ -183,6 +227,8 @@ async fn the_inspector_shows_filters_and_pauses() {
     .await;
     tab.eventually(first, "wanted").await;
     tab.eventually(&figure("clients"), 1).await;
+    let rate = format!("{} > 0", figure("rate"));
+    tab.eventually(&rate, true).await;
     assert_eq!(
         tab.eval("document.querySelector('#rows').textContent.includes('not-this')")
             .await,

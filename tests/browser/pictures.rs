@@ -5,21 +5,24 @@ use std::path::Path;
 
 use super::{
     Browser,
-    pages::{is_live, text},
+    pages::{figure, is_live, text},
 };
 use crate::demo::Demo;
 
-const PICTURES: [(&str, &str, &str); 4] = [
+/// Its name, the demo, its address, and what is to be seen on it.
+const PICTURES: [(&str, &str, &str, &str); 4] = [
+    ("analytics", "analytics", "/analytics", "true"),
+    ("shop", "shop", "/shop", "LOW > 0"),
+    ("uptime", "uptime", "/uptime?org=1", "true"),
     // The inspector shows most where most happens.
-    ("inspector", "shop", "/"),
-    ("analytics", "analytics", "/analytics"),
-    ("shop", "shop", "/shop"),
-    ("uptime", "uptime", "/uptime?org=1"),
+    ("inspector", "shop", "/", "CLIENTS > 0"),
 ];
 
-/// For forty seconds: until the inspector's chart shows something.
-const RUNS: &str =
-    "fetch('/v1/status').then((it) => it.json()).then(({ recent }) => recent.counts.length > 20)";
+/// How many spans of time the inspector's chart shows. They are of two seconds.
+const SPANS: &str =
+    "fetch('/v1/status').then((it) => it.json()).then(({ recent }) => recent.counts.length)";
+/// So many are three minutes.
+const ENOUGH: usize = 90;
 
 /// Each page of a running demo, light and dark, and on a phone.
 #[tokio::test]
@@ -28,9 +31,18 @@ async fn of_each_page() {
     let folder = tempfile::tempdir().unwrap();
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let browser = Browser::start().await;
-    for (name, scene, path) in PICTURES {
-        let demo = Demo::start_of(&folder.path().join(scene), &[scene]).await;
+    for (name, scene, path, shows) in PICTURES {
+        let shows = shows.replace("LOW", &figure("low"));
+        let shows = shows.replace("CLIENTS", &figure("clients"));
+        let demo = Demo::start_of(&folder.path().join(name), &[scene]).await;
         let tab = browser.open("about:blank").await;
+        if name == "inspector" {
+            tab.go(&format!("http://{}/healthz", demo.address())).await;
+            for spans in (0..=ENOUGH).step_by(15) {
+                tab.eventually(&format!("{SPANS}.then((it) => it >= {spans})"), true)
+                    .await;
+            }
+        }
         for (suffix, scheme, width, height) in [
             ("dark", "dark", 1280, 800),
             ("light", "light", 1280, 800),
@@ -41,8 +53,7 @@ async fn of_each_page() {
                 .await;
             tab.go(&format!("http://{}{path}", demo.address())).await;
             is_live(&tab).await;
-            // It has run for a while, and something happens.
-            tab.eventually(RUNS, true).await;
+            tab.eventually(&shows, true).await;
             tab.eventually(&text("connection-badge .rest"), "just now")
                 .await;
             let picture = docs.join(format!("{name}-{suffix}.webp"));

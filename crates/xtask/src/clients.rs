@@ -15,6 +15,7 @@ const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 /// Installs what is not there yet. Without a network, a line that says what is missing.
 pub(crate) fn install() -> Result<(), String> {
     let folder = root().join("tests/clients");
+    programs()?;
     check_node()?;
     npm(&folder)?;
     python(&folder)?;
@@ -24,12 +25,21 @@ pub(crate) fn install() -> Result<(), String> {
     proxies()
 }
 
+/// What a person would use.
+fn programs() -> Result<(), String> {
+    system_program("curl", "curl", "curl")?;
+    system_program("psql", "psql", "postgresql-client")?;
+    system_program("ps", "ps", "procps")
+}
+
 fn check_node() -> Result<(), String> {
     let needs = format!("the tests need Node.js {NODE} or newer with npm: https://nodejs.org");
     let version = output(Command::new("node").arg("--version"));
     let version = version.map_err(|_| needs.clone())?;
     let major = version.trim_start_matches('v').split('.').next();
     match major.and_then(|major| major.parse::<u32>().ok()) {
+        // Debian has npm in a package of its own.
+        Some(NODE..) if !is_there("npm") => Err(needs),
         Some(NODE..) => Ok(()),
         _ => Err(format!("{needs}; this is {}", version.trim())),
     }
@@ -56,12 +66,15 @@ fn python(folder: &Path) -> Result<(), String> {
     if is_same(&requirements, &mark) {
         return Ok(());
     }
-    let what = "python3 -m venv tests/clients/.venv (apt-get install python3-venv)";
+    // Debian leaves out what makes it whole.
+    if output(Command::new("python3").args(["-c", "import ensurepip"])).is_err() {
+        apt_get("Python 3 with venv", "python3-venv")?;
+    }
     run(
         Command::new("python3")
             .args(["-m", "venv", "--clear"])
             .arg(&venv),
-        what,
+        "python3 -m venv tests/clients/.venv",
     )?;
     let mut pip = Command::new(venv.join("bin/python"));
     pip.args(["-m", "pip", "install", "--disable-pip-version-check"])

@@ -35,12 +35,6 @@ usage: cargo xtask <verb>
           writers, copy, attach, publish, h2, slow, polling; plot draws what fan-out has measured
   bench   all benches (some minutes), figures in target/criterion";
 
-/// Programs the tests use as a person would, and the packages that have them.
-const NEEDED: [(&str, &str); 2] = [
-    ("curl", "apt-get install curl"),
-    ("psql", "apt-get install postgresql"),
-];
-
 fn main() -> ExitCode {
     let verb = env::args().nth(1).unwrap_or_default();
     let done = match verb.as_str() {
@@ -69,12 +63,6 @@ fn main() -> ExitCode {
 }
 
 fn test() -> Result<(), String> {
-    for (program, install) in NEEDED {
-        let found = Command::new(program).arg("--version").output();
-        if found.is_err() {
-            return Err(format!("the tests need {program}: {install}"));
-        }
-    }
     clients::install()?;
     cargo(&["test", "--workspace"])
 }

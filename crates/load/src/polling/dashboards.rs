@@ -66,7 +66,7 @@ async fn follow(socket: TcpStream, ages: Arc<Mutex<Histogram<u64>>>) -> Result<(
         let had = last;
         // What is newest may have been shown before, and what was shown be gone.
         for sent in sent(&line).filter(|&sent| sent > had) {
-            lock(&ages).saturating_record(now.saturating_sub(sent));
+            lock(&ages).record(now.saturating_sub(sent))?;
             last = last.max(sent);
         }
         line.clear();
