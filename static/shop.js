@@ -50,15 +50,16 @@ setInterval(() => draw(Date.now()), POINT);
 
 /** Points up to a time, each with what was taken in the minute before it. */
 function draw(until) {
-  if (!placed.length) return;
+  if (!placed.length && !drawn) return; // nothing sold yet
   if (until - drawn > MINUTE) drawn = Math.max(drawn, until - 10 * POINT);
   for (; drawn + POINT <= until;) {
     drawn += POINT;
     while (placed.length && placed[0][0] <= drawn - MINUTE) sum -= placed.shift()[1];
+    if (!placed.length) sum = 0; // not what rounding has left of it
     chart.add(new Date(drawn), sum);
+    by("orders").note = `${placed.length} per minute`;
+    by("revenue").note = `${Math.round(sum).toLocaleString("en")} € per minute`;
   }
-  by("orders").note = `${placed.length} in the last minute`;
-  by("revenue").note = `${Math.round(sum).toLocaleString("en")} € in the last minute`;
 }
 
 // --- stock ---

@@ -118,7 +118,7 @@ function glance() {
   by("uptime").note = "mean of all";
   const latencies = all.map(({ latency }) => latency).filter((latency) => latency !== undefined);
   if (latencies.length) by("latency").value = mean(latencies);
-  by("latency").note = "mean of the last probes";
+  by("latency").note = "mean of all";
 }
 
 function mean(numbers) {
