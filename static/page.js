@@ -5,10 +5,13 @@ import { request, session } from "/session.js";
 import "/components/connection-badge.js";
 import "/components/gap-notice.js";
 
+const LONG = 10 * 60_000; // ms: whoever was away for longer does not catch up, but begins anew
+const EVERY = 10_000; // ms between two looks at the clock, which goes on while a computer sleeps
+
 /**
  * Follows topics, after the last so many events of some: `past` is `{topic: how many}`. Each
- * event is told once, to the handler of its name and to that of `*`. After a gap all begins
- * anew, as on a page that was just opened: `forget` throws away what the page knows.
+ * event is told once, to the handler of its name and to that of `*`. After a gap, or a long time
+ * away, all begins anew as on a page that was just opened: `forget` throws away what it knows.
  */
 export function live(topics, past, { forget = () => {}, ...options } = {}) {
   const handlers = new Map();
@@ -18,28 +21,45 @@ export function live(topics, past, { forget = () => {}, ...options } = {}) {
     handlers.get("*")?.(event);
   };
   let connection;
+  let hasFailed = false;
   const begin = async () => {
-    // Without a hub there is no past either, but there may be a future.
+    // Without a hub there is no past either, but there may be a future, and then a past again.
     const { events, after } = await remember(past).catch(() => ({ events: [] }));
+    const isToRepeat = !after && !hasFailed;
+    hasFailed = !after;
     events.forEach(tell);
     if (events.length) badge.see(events.at(-1).at);
     connection = connect(topics, { after, ...session, ...options });
     connection.on("*", tell);
-    connection.addEventListener("gap", beginAnew);
+    connection.addEventListener("gap", () => {
+      const notice = document.querySelector("gap-notice");
+      notice.tell("Some of what happened while this page was away is not kept any more.");
+      beginAnew();
+    });
+    connection.addEventListener("status", ({ detail: { state } }) => {
+      if (isToRepeat && state === "live") beginAnew();
+    });
     badge.connection = connection;
   };
   // Else all that is kept would come, which can be the events of a week.
   const beginAnew = () => {
-    const notice = document.querySelector("gap-notice");
-    notice.tell("Some of what happened while this page was away is not kept any more.");
     badge.connection = undefined;
-    connection.close();
+    connection?.close();
+    connection = undefined;
     for (const part of document.querySelectorAll("metric-card, live-chart, activity-feed")) {
       part.clear();
     }
     forget();
     begin();
   };
+  let followed = Date.now();
+  const look = () => {
+    if (connection && Date.now() - followed > LONG) beginAnew();
+    // A hidden page has let go, if it does.
+    if (!document.hidden || options.pause === false) followed = Date.now();
+  };
+  document.addEventListener("visibilitychange", look);
+  setInterval(look, EVERY);
   begin();
   return {
     on: (name, handler) => handlers.set(name, handler),

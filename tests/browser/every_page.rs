@@ -224,6 +224,36 @@ async fn a_gap_is_shown() {
     drop(hub);
 }
 
+/// A computer that has slept for an hour, whose network comes a moment later.
+#[tokio::test]
+async fn after_a_long_time_away_it_begins_anew() {
+    let (database, hub) = full_stage().await;
+    let browser = Browser::start().await;
+    insert(&database, 1, 5).await;
+    for (page, tab) in windows(&browser, &hub).await.into_iter().skip(1) {
+        tab.eventually(&page.shown(), marks(1, 5)).await;
+        tab.eval(
+            "document.querySelector('activity-feed ol').append(document.createElement('hr'));
+            const { now } = Date, get = fetch;
+            let failing = 1;
+            window.fetch = (...args) => {
+                const fails = String(args[0]).startsWith('/v1/events') && failing-- > 0;
+                return fails ? Promise.reject(new TypeError('Failed to fetch')) : get(...args);
+            };
+            Date.now = () => now() + 3_600_000;
+            document.dispatchEvent(new Event('visibilitychange'))",
+        )
+        .await;
+        tab.eventually("document.querySelector('activity-feed hr')", Value::Null)
+            .await;
+        tab.eventually(&page.shown(), marks(1, 5)).await;
+        is_live(&tab).await;
+        let hidden = "document.querySelector('#gap').hidden";
+        assert_eq!(tab.eval(hidden).await, true, "{}", page.path);
+        assert_eq!(tab.troubles().await, [""; 0], "{}", page.path);
+    }
+}
+
 /// As behind a proxy that holds back what does not end.
 #[tokio::test]
 async fn where_streams_are_blocked_it_asks() {
