@@ -144,7 +144,9 @@ class LiveChart extends HTMLElement {
           incrs: [60, 120, 300, 600, 1800, 3600],
           space: em * 4.5,
           size: em * 2,
-          values: (_, times) => times.map(clock),
+          // Not so far to the left that it stands under the other axis.
+          values: ({ scales: { x } }, times) =>
+            times.map((time) => (time - x.min < this.#window / 15 ? "" : clock(time))),
         },
         {
           ...axis,

@@ -121,7 +121,8 @@ const verbs = {
     // As on a phone, and many a computer.
     await session.send("Emulation.setScrollbarsHidden", { hidden: true });
     await tabs[tab].page.evaluate("new Promise((done) => setTimeout(done, 1000))");
-    await tabs[tab].page.waitForFunction("document.getAnimations().length === 0");
+    const arriving = "Promise.allSettled(document.getAnimations().map((it) => it.finished))";
+    await tabs[tab].page.evaluate(`${arriving}.then(() => {})`);
     const options = { format: "webp", quality: 88 };
     const { data } = await session.send("Page.captureScreenshot", options);
     writeFileSync(path, Buffer.from(data, "base64"));
