@@ -54,9 +54,9 @@ export function live(topics, past, { forget = () => {}, ...options } = {}) {
   };
   let followed = Date.now();
   const look = () => {
+    if (document.hidden && options.pause !== false) return; // it has let go
     if (connection && Date.now() - followed > LONG) beginAnew();
-    // A hidden page has let go, if it does.
-    if (!document.hidden || options.pause === false) followed = Date.now();
+    followed = Date.now();
   };
   document.addEventListener("visibilitychange", look);
   setInterval(look, EVERY);
