@@ -36,7 +36,7 @@ const GRAINS: [u64; 5] = [1024, 128, 16, 2, 1];
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// Bytes of pages that are kept for whoever asks next.
-const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Pages being read at the same time. One connection of the pool is left for other questions.
 const READS: usize = pg::History::CONNECTIONS - 1;
