@@ -29,10 +29,10 @@ use crate::{Doorbell, Error, Metrics, doorbell::Call, limit::within};
 /// over if this one dies; much longer than any pause between two looks.
 const PROMISE: Duration = Duration::from_millis(250);
 
-/// How long it stays awake after the last event: shortly if it had slept well before, because
-/// ten looks cost more than a ring; longer if it was woken within `SHORT_SLEEP`, because more
-/// will come. That bounds the rings to twenty a second.
-const LINGER: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// How long it stays awake after the last event, if another came while it was awake, or it had
+/// slept for less than `SHORT_SLEEP`: more will come. After a single event it takes a few looks
+/// and sleeps, because many cost more than a ring. That bounds the rings to twenty a second.
+const LINGER: Duration = Duration::from_millis(100);
 const SHORT_SLEEP: Duration = Duration::from_millis(50);
 
 /// Pauses between looks while awake: short after an event, longer when there was none.
@@ -70,8 +70,8 @@ pub(crate) struct Sequencer {
     doorbell: Doorbell,
     metrics: Metrics,
     state: State,
-    /// How long it stays awake after the last event, and when it last did not.
-    linger: Duration,
+    /// Whether it stays awake for a while after the last event, and when it last did not.
+    lingers: bool,
     lapsed: Instant,
     epoch: Epoch,
     /// The newest number in the stream that is known to be durable.
@@ -143,7 +143,7 @@ impl Sequencer {
             doorbell,
             metrics,
             state: State::awake(),
-            linger: LINGER.1,
+            lingers: true,
             lapsed: Instant::now(),
             epoch,
             head: 0,
@@ -190,6 +190,7 @@ impl Sequencer {
             return Ok(true);
         }
         let is_rung = call.is_ok();
+        let slept_for = self.lapsed.elapsed();
         if is_rung {
             // Maybe by a hub that is new.
             self.others.1 = None;
@@ -201,18 +202,14 @@ impl Sequencer {
             self.metrics.numbered_unrung.inc_by(look.numbered);
         }
         self.watch_for_silence(is_rung, &look);
+        self.lingers = match self.state {
+            State::Awake { .. } => self.lingers || look.grew,
+            _ => slept_for < SHORT_SLEEP,
+        };
 
         self.state = match (self.state, look.awake) {
             (_, Awake::Other) => State::Following,
-            (before, _) if is_rung => {
-                if !matches!(before, State::Awake { .. }) {
-                    self.linger = match self.lapsed.elapsed() < SHORT_SLEEP {
-                        true => LINGER.1,
-                        false => LINGER.0,
-                    };
-                }
-                State::awake()
-            }
+            _ if is_rung => State::awake(),
             (State::Asleep | State::Following, Awake::Abandoned) => {
                 tracing::info!("taking over from a hub that does not look any more");
                 self.metrics.takeovers.inc();
@@ -222,7 +219,10 @@ impl Sequencer {
             (State::Following, Awake::Me) => State::awake(),
             (State::Asleep | State::Awake { .. }, _) if look.grew => State::awake(),
             (State::Asleep | State::Following, _) => State::Asleep,
-            (State::Awake { pause, last_event }, _) if last_event.elapsed() < self.linger => {
+            (State::Awake { pause, last_event }, _)
+                if pause * 2 <= AWAKE_PAUSE.1
+                    || (self.lingers && last_event.elapsed() < LINGER) =>
+            {
                 State::Awake {
                     pause: (pause * 2).min(AWAKE_PAUSE.1),
                     last_event,
