@@ -45,7 +45,10 @@ pub(crate) async fn answer(
     let is_publication = is_ours && request.method() == Method::POST;
     let origin = request.headers().get(header::ORIGIN).cloned();
     let answered = route(&app, request, peer).await;
-    let mut response = answered.unwrap_or_else(Into::into);
+    let mut response = answered.unwrap_or_else(|refusal| {
+        app.metrics.refused(&refusal);
+        refusal.into()
+    });
     if is_publication {
         app.metrics.publish_answered(response.status());
     }
