@@ -4,9 +4,10 @@ use deadpool_postgres::{Object, Pool};
 use hub::{Epoch, Event, Retain, Topic};
 use std::time::SystemTime;
 use tokio_postgres::{Client, Row, Statement, types::ToSql};
+use tracing::{Instrument, field::Empty};
 
 use crate::{
-    Database, Error, Metrics,
+    Database, Error, Metrics, SPANS, counted,
     limit::{self, within},
 };
 
@@ -80,6 +81,7 @@ impl History {
     /// Also if the epoch is over: its numbers may have been given again.
     pub async fn page(&self, epoch: Epoch, seq: u64, at_most: u64) -> Result<Vec<Event>, Error> {
         let (seq, at_most) = (position(seq), position(at_most));
+        let span = tracing::trace_span!(target: SPANS, "history page", after = seq, events = Empty);
         let (rows, newest) = self
             .ask(async |client| {
                 let after = client.prepare_cached(AFTER).await?;
@@ -91,7 +93,9 @@ impl History {
                     client.query_one(&newest_epoch, &[]),
                 )
             })
+            .instrument(span.clone())
             .await?;
+        span.record("events", counted(rows.len()));
         if newest.get::<_, &str>(0) != epoch.to_string() {
             return Err(Error::EpochEnded(epoch));
         }
@@ -130,6 +134,7 @@ impl History {
             let query = client.prepare_cached(query).await?;
             client.query(&query, params).await
         })
+        .instrument(tracing::trace_span!(target: SPANS, "history query"))
         .await
     }
 
