@@ -70,7 +70,8 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
         let numbered_before = numbered().await?;
         let inserted = writer::run(&stage.url(), options.rate, BYTES, options.time).await?;
         head += inserted;
-        let (postgres, own) = (stage.processor()? - postgres, processor(&hubs)? - own);
+        let postgres = stage.processor()?.saturating_sub(postgres);
+        let own = processor(&hubs)?.saturating_sub(own);
         let sessions = "SELECT count(*) FROM pg_stat_activity
             WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
         let sessions: i64 = psql.query_one(sessions, &[]).await?.get(0);

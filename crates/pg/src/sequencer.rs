@@ -215,10 +215,8 @@ impl Sequencer {
             (_, Awake::Other) => State::Following,
             (before, _) if is_rung => {
                 if !matches!(before, State::Awake { .. }) {
-                    self.linger = match self.lapsed.elapsed() < SHORT_SLEEP {
-                        true => LINGER.1,
-                        false => LINGER.0,
-                    };
+                    let slept_shortly = self.lapsed.elapsed() < SHORT_SLEEP;
+                    self.linger = if slept_shortly { LINGER.1 } else { LINGER.0 };
                 }
                 State::awake()
             }

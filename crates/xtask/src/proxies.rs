@@ -61,8 +61,11 @@ const LEFT_OUT: [(&str, &[&str]); 8] = [
         ],
     ),
     (
-        "it asks a hub that is not ready, and a proxy sends nobody there",
-        &["refusals::a_database_that_comes_and_goes"],
+        "it asks a hub that is not ready or dead, and the proxy answers for it",
+        &[
+            "refusals::a_database_that_comes_and_goes",
+            "browser::every_page::the_hub_is_killed_and_comes_back",
+        ],
     ),
 ];
 
