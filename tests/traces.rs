@@ -91,8 +91,9 @@ fn publication(text: &str) -> http::request::Builder {
 /// nothing that nobody but who is asked should know.
 #[tokio::test]
 async fn what_a_hub_does_is_told() {
-    const CALLER: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-    const CALLERS_SPAN: &str = "00f067aa0ba902b7";
+    const CALLER: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
+    const CALLERS_SPAN: u64 = 0x00f0_67aa_0ba9_02b7;
+    const PUBLISHERS: usize = 60;
     let collector = Collector::default();
     let endpoint = format!("http://{}/", collector.listen("127.0.0.1:0").await);
     let database = TestDatabase::create().await;
@@ -129,13 +130,12 @@ async fn what_a_hub_does_is_told() {
     let mut hub = Hub::start_with(&database, HubOptions::args(&args)).await;
 
     // Many at once, so that some share a transaction.
-    const PUBLISHERS: usize = 60;
     let mut publishing = JoinSet::new();
     for nth in 0..PUBLISHERS {
         let event = json!({"topic": "a", "event": "n", "data": "payload4711"}).to_string();
         let mut request = publication(&format!("key4711-{nth}")).header("Authorization", &bearer);
         if nth == 0 {
-            let parent = format!("00-{CALLER}-{CALLERS_SPAN}-01");
+            let parent = format!("00-{CALLER:032x}-{CALLERS_SPAN:016x}-01");
             request = request.header("traceparent", parent);
         }
         let request = request.body(event.into()).unwrap();
@@ -199,14 +199,8 @@ async fn what_a_hub_does_is_told() {
     }
     let continued: Vec<_> = posts.iter().filter(|span| !is_root(span)).collect();
     assert_eq!(continued.len(), 1, "one had a caller that told of itself");
-    let hex = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    };
-    assert_eq!(hex(&continued[0].trace_id), CALLER);
-    assert_eq!(hex(&continued[0].parent_span_id), CALLERS_SPAN);
+    assert_eq!(continued[0].trace_id, CALLER.to_be_bytes());
+    assert_eq!(continued[0].parent_span_id, CALLERS_SPAN.to_be_bytes());
 
     // Each publication is in one commit: that is a part of it, or linked to it.
     let mut committed = Vec::new();
