@@ -18,7 +18,7 @@ pub(crate) fn event(seq: u64, topic: &str, data_bytes: usize) -> Event {
     Event {
         seq,
         topic: Topic::new(topic).unwrap(),
-        name: "order.update".to_owned(),
+        name: "order.update".into(),
         key: None,
         data,
         at: SystemTime::UNIX_EPOCH,

@@ -13,7 +13,7 @@ pub struct Event {
     /// What clients subscribe to.
     pub topic: Topic,
     /// What kind of event it is; the SSE `event` field.
-    pub name: String,
+    pub name: Arc<str>,
     /// What it is about, usually a primary key.
     pub key: Option<String>,
     /// JSON, exactly as it was captured.

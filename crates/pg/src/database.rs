@@ -29,11 +29,13 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Our tables grow from nothing to millions of rows, and a plan made for the one must
 /// serve the other. All our queries walk an index from a position on, so whatever the
-/// statistics say, that is the plan. The rest undoes defaults of a role or database that
+/// statistics say, that is the plan: without helpers, which take longer to start than a page
+/// takes to read. The rest undoes defaults of a role or database that
 /// would break a promise: an answer means durable, and each statement sees what is new.
 const SESSION: &str = "
     SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off;
     SET enable_mergejoin = off; SET enable_material = off; SET jit = off;
+    SET max_parallel_workers_per_gather = 0;
     SET default_transaction_isolation = 'read committed';
     SET default_transaction_read_only = off;
     SET statement_timeout = 0;

@@ -8,8 +8,8 @@ use tracing::{Instrument, field::Empty};
 use crate::{
     Backoff, Database, Doorbell, Error, Link, Metrics, SPANS, counted,
     error::chain,
-    history::{AFTER, PAGE_EVENTS, event, page_after},
     limit::within,
+    page::{AFTER, Pager, event},
     rights,
     sequencer::{ADVANCE, Sequencer},
 };
@@ -18,6 +18,9 @@ use crate::{
 /// millions of rows, and goes on to the end if its hub has given up waiting for the answer;
 /// but nobody queues behind it for long, or those who gave up would be ever more.
 const PATIENCE: &str = "SET lock_timeout = '5s'; SET client_connection_check_interval = 0";
+
+/// Most events that are read at once.
+const PAGE_EVENTS: u64 = 1000;
 
 /// The state of each topic that has one.
 const STATES: &str = "SELECT seq, topic, name, key, data::text, at, true FROM bellwether.state";
@@ -69,6 +72,7 @@ pub enum Update {
 struct Session {
     sequencer: Sequencer,
     after: Statement,
+    pager: Pager,
     epoch: Epoch,
 }
 
@@ -204,6 +208,7 @@ impl Session {
         Ok(Self {
             sequencer,
             after,
+            pager: Pager::default(),
             epoch,
         })
     }
@@ -229,7 +234,8 @@ impl Session {
         }
         let states = self.sequencer.client().query(STATES, &[]);
         let states = within("read the topics' states", states).await?;
-        let states = states.iter().map(event).collect::<Result<Vec<_>, _>>()?;
+        let states = states.iter().map(|row| event(row, None));
+        let states = states.collect::<Result<Vec<_>, _>>()?;
         Ok(Update::Opened {
             epoch: self.epoch,
             ancestors,
@@ -270,7 +276,9 @@ impl Session {
     }
 
     async fn page_after(&self, seq: u64, at_most: u64) -> Result<Vec<Event>, Error> {
-        page_after(self.sequencer.client(), &self.after, seq, at_most).await
+        let client = self.sequencer.client();
+        let page = self.pager.read(client, &self.after, seq, at_most);
+        within("read what is new", page).await?
     }
 
     /// A page of what follows a position, which exists, up to the head: what another hub has

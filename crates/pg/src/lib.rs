@@ -30,6 +30,7 @@ mod history;
 mod limit;
 mod listener;
 mod metrics;
+mod page;
 mod publisher;
 mod retention;
 mod rights;

@@ -30,9 +30,9 @@ use crate::{Doorbell, Error, Metrics, SPANS, counted, doorbell::Call, limit::wit
 /// over if this one dies; much longer than any pause between two looks.
 const PROMISE: Duration = Duration::from_millis(250);
 
-/// How long it stays awake after the last event: shortly if it had slept well before, because
-/// ten looks cost more than a ring; longer if it was woken within `SHORT_SLEEP`, because more
-/// will come. That bounds the rings to twenty a second.
+/// How long it stays awake after the last event: shortly if that was the only one, because ten
+/// looks cost more than a ring; longer if another came while it was awake, or if it had slept for
+/// less than `SHORT_SLEEP`, because more will come. That bounds the rings to twenty a second.
 const LINGER: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 const SHORT_SLEEP: Duration = Duration::from_millis(50);
 
@@ -199,6 +199,7 @@ impl Sequencer {
             return Ok(true);
         }
         let is_rung = call.is_ok();
+        let slept_for = self.lapsed.elapsed();
         if is_rung {
             // Maybe by a hub that is new.
             self.others.1 = None;
@@ -210,16 +211,16 @@ impl Sequencer {
             self.metrics.numbered_unrung.inc_by(look.numbered);
         }
         self.watch_for_silence(is_rung, &look);
+        self.linger = match self.state {
+            State::Awake { .. } if look.grew => LINGER.1,
+            State::Awake { .. } => self.linger,
+            _ if slept_for < SHORT_SLEEP => LINGER.1,
+            _ => LINGER.0,
+        };
 
         self.state = match (self.state, look.awake) {
             (_, Awake::Other) => State::Following,
-            (before, _) if is_rung => {
-                if !matches!(before, State::Awake { .. }) {
-                    let slept_shortly = self.lapsed.elapsed() < SHORT_SLEEP;
-                    self.linger = if slept_shortly { LINGER.1 } else { LINGER.0 };
-                }
-                State::awake()
-            }
+            _ if is_rung => State::awake(),
             (State::Asleep | State::Following, Awake::Abandoned) => {
                 tracing::info!("taking over from a hub that does not look any more");
                 self.metrics.takeovers.inc();

@@ -45,29 +45,34 @@ pub(crate) fn without_id(form: Form) -> Form {
 
 /// An event, encoded.
 pub fn encode(epoch: Epoch, event: Event) -> Frame {
+    let capacity = 2 * event.name.len() + event.data.len() + 256;
+    encode_into(&mut BytesMut::with_capacity(capacity), epoch, event)
+}
+
+/// The same, in a buffer that is empty and may be used for the next one: they share its memory.
+pub(crate) fn encode_into(buffer: &mut BytesMut, epoch: Epoch, event: Event) -> Frame {
     let id = Cursor {
         epoch,
         seq: event.seq,
     };
     Frame {
         seq: event.seq,
-        wire: wire(id, &event),
+        wire: wire(buffer, id, &event),
         at: event.at,
         retain: event.retain,
-        name: event.name.into(),
+        name: event.name,
         topic: event.topic,
     }
 }
 
-fn wire(id: Cursor, event: &Event) -> Wire {
+fn wire(out: &mut BytesMut, id: Cursor, event: &Event) -> Wire {
     let id = id.to_string();
-    let mut out = BytesMut::with_capacity(2 * event.name.len() + event.data.len() + 256);
     let block = sse::Event {
         id: Some(&id),
         name: Some(&event.name),
         data: &event.data,
     };
-    block.encode(&mut out);
+    block.encode(out);
     let end_of_id = "id: ".len() + id.len() + 1;
     // No name has a line break any more, so this is where the data begin.
     let mut lines = out[end_of_id - 1..].windows(DATA_FIELD.len());
@@ -75,18 +80,18 @@ fn wire(id: Cursor, event: &Event) -> Wire {
     let data = end_of_id - 1 + head.expect("it was written") + DATA_FIELD.len();
     let tail = out.len() - 2;
 
-    before(&mut out, &id, event);
+    before(out, &id, event);
     let before = out.len();
-    after(&mut out, event);
+    after(out, event);
     let after = out.len();
     let mut line = data..tail;
     if event.data.contains(['\n', '\r']) {
         // Between its tokens only, where JSON may have a space as well.
-        put(&mut out, &event.data.replace(['\n', '\r'], " "));
+        put(out, &event.data.replace(['\n', '\r'], " "));
         line = after..out.len();
     }
     Wire::new(
-        out.freeze(),
+        out.split().freeze(),
         [
             0..end_of_id,
             end_of_id..data,
@@ -148,7 +153,7 @@ mod tests {
         let event = Event {
             seq: 7,
             topic: Topic::new("org.7.größe").unwrap(),
-            name: "a \"name\"".to_owned(),
+            name: "a \"name\"".into(),
             key: None,
             data: "{\"b\": 1.50,\r\n \"a\":\n[\"\\n\"]}".to_owned(),
             at: SystemTime::UNIX_EPOCH + Duration::from_micros(1_000_001),

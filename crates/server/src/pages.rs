@@ -24,7 +24,7 @@ use tracing::Instrument;
 
 use crate::{
     control::Gap,
-    frame::{PLAIN, encode},
+    frame::{PLAIN, encode_into},
     streams::Source,
 };
 
@@ -37,7 +37,7 @@ const GRAINS: [u64; 5] = [1024, 128, 16, 2, 1];
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// Bytes of pages that are kept for whoever asks next.
-const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Pages being read at the same time. One connection of the pool is left for other questions.
 const READS: usize = pg::History::CONNECTIONS - 1;
@@ -214,7 +214,7 @@ impl Pages {
         self.0.read.inc();
         // A page is kept, and what is beyond the head may not be durable yet.
         events.retain(|event| event.seq <= ring.head);
-        Ok(Arc::new(Page::new(epoch, &events, ring.floor)))
+        Ok(Arc::new(Page::new(epoch, events, ring.floor)))
     }
 }
 
@@ -246,19 +246,15 @@ fn starts(seq: u64, marked: Option<u64>) -> impl Iterator<Item = u64> {
 impl Page {
     /// A page of these events. Without any, all up to `floor` is gone: the ring was there
     /// before they were looked for.
-    fn new(epoch: Epoch, events: &[Event], floor: u64) -> Self {
+    fn new(epoch: Epoch, events: Vec<Event>, floor: u64) -> Self {
+        let floor = events.first().map_or(floor, |event| event.seq - 1);
+        let end = events.last().map_or(floor, |event| event.seq);
+        let mut events = events.into_iter().peekable();
         let mut leaves = Vec::new();
-        let mut rest = events;
-        while !rest.is_empty() {
-            let leaf = Leaf::new(epoch, rest);
-            rest = &rest[leaf.frames.len()..];
-            leaves.push(leaf);
+        while events.peek().is_some() {
+            leaves.push(Leaf::new(epoch, &mut events));
         }
-        Self {
-            floor: events.first().map_or(floor, |event| event.seq - 1),
-            end: events.last().map_or(floor, |event| event.seq),
-            leaves,
-        }
+        Self { floor, end, leaves }
     }
 
     /// The next piece for one client, from a position before this page's end.
@@ -306,17 +302,19 @@ impl Page {
 
 impl Leaf {
     /// So many of the events as fit.
-    fn new(epoch: Epoch, events: &[Event]) -> Self {
-        let (mut frames, mut topics) = (Vec::new(), BTreeSet::new());
+    fn new(epoch: Epoch, events: &mut impl Iterator<Item = Event>) -> Self {
+        let (mut frames, mut topics) = (Vec::<Frame>::new(), BTreeSet::new());
+        let mut buffer = BytesMut::with_capacity(2 * PIECE_BYTES);
         let mut bytes = 0;
-        for event in events {
-            let frame = encode(epoch, event.clone());
+        while bytes < PIECE_BYTES
+            && let Some(event) = events.next()
+        {
+            let frame = encode_into(&mut buffer, epoch, event);
             bytes += frame.wire.len(PLAIN);
-            topics.insert(frame.topic.clone());
-            frames.push(frame);
-            if bytes >= PIECE_BYTES {
-                break;
+            if frames.last().is_none_or(|last| last.topic != frame.topic) {
+                topics.insert(frame.topic.clone());
             }
+            frames.push(frame);
         }
         Self {
             frames,
@@ -409,7 +407,7 @@ mod tests {
                 })
                 .cloned()
                 .collect();
-            Page::new(EPOCH, &events, floor)
+            Page::new(EPOCH, events, floor)
         }
     }
 
@@ -417,7 +415,7 @@ mod tests {
         Event {
             seq,
             topic: Topic::new(topic).unwrap(),
-            name: "n".to_owned(),
+            name: "n".into(),
             key: None,
             data: "x".repeat(len),
             at: SystemTime::UNIX_EPOCH,

@@ -1,0 +1,107 @@
+//! A page of the stream, read row by row.
+
+use futures_util::TryStreamExt;
+use hub::{Event, Retain, Topic};
+use std::{
+    pin::pin,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::SystemTime,
+};
+use tokio_postgres::{Client, Row, Statement};
+
+use crate::Error;
+
+/// Bytes of data at which a page ends early, after at least one event.
+const PAGE_BYTES: usize = 1024 * 1024;
+
+/// What follows a position, oldest first.
+pub(crate) const AFTER: &str = "
+    SELECT stream.seq, event.topic, event.name, event.key, event.data::text, event.at, event.retain
+    FROM bellwether.stream JOIN bellwether.event ON event.id = stream.event_id
+    WHERE stream.seq > $1 ORDER BY stream.seq LIMIT $2";
+
+/// Reads pages by [`AFTER`].
+///
+/// Nothing is kept of what the server sends beyond the end of a page, so no more events are asked
+/// for than twice what is likely to fit: the ones before tell. To have the server end the page
+/// costs it as much again as to read it (two sums over windows, one for what is stored and one
+/// for what is unpacked).
+#[derive(Debug, Default)]
+pub(crate) struct Pager {
+    bytes_per_event: AtomicUsize,
+}
+
+impl Pager {
+    /// Up to so many events that follow a position, in the stream's order and without holes;
+    /// fewer if they are large.
+    pub(crate) async fn read(
+        &self,
+        client: &Client,
+        after: &Statement,
+        seq: u64,
+        at_most: u64,
+    ) -> Result<Result<Vec<Event>, Error>, tokio_postgres::Error> {
+        let likely = 2 * PAGE_BYTES / self.bytes_per_event.load(Ordering::Relaxed).max(1);
+        let at_most = at_most.min(likely.max(1) as u64);
+        let rows = client.query_raw(after, [position(seq), position(at_most)]);
+        let mut rows = pin!(rows.await?);
+        let mut events: Vec<Event> = Vec::new();
+        let mut bytes = 0;
+        while bytes < PAGE_BYTES
+            && let Some(row) = rows.try_next().await?
+        {
+            let event = match event(&row, events.last()) {
+                Ok(event) => event,
+                Err(error) => return Ok(Err(error)),
+            };
+            // One commit can hold a million events and a page ends anywhere, but never with a hole.
+            if let Some(previous) = events.last()
+                && event.seq != previous.seq + 1
+            {
+                let hole = format!("the stream has a hole after {}", previous.seq);
+                return Ok(Err(Error::Decode(hole)));
+            }
+            bytes += event.data.len();
+            events.push(event);
+        }
+        if !events.is_empty() {
+            let mean = bytes / events.len();
+            self.bytes_per_event.store(mean, Ordering::Relaxed);
+        }
+        Ok(Ok(events))
+    }
+}
+
+/// The event of a row, which shares with the one before it what is the same.
+pub(crate) fn event(row: &Row, previous: Option<&Event>) -> Result<Event, Error> {
+    let (topic, name): (&str, &str) = (row.get(1), row.get(2));
+    let previous_topic = previous.filter(|event| event.topic.as_str() == topic);
+    let previous_name = previous.filter(|event| *event.name == *name);
+    Ok(Event {
+        seq: number(row, 0)?,
+        topic: previous_topic.map_or_else(|| self::topic(topic), |event| event.topic.clone()),
+        name: previous_name.map_or_else(|| name.into(), |event| event.name.clone()),
+        key: row.get(3),
+        data: row.get(4),
+        at: row.try_get(5).unwrap_or(SystemTime::UNIX_EPOCH), // infinity has no other form
+        retain: match row.get(6) {
+            None => Retain::No,
+            Some(true) => Retain::Set,
+            Some(false) => Retain::Clear,
+        },
+    })
+}
+
+pub(crate) fn topic(text: &str) -> Topic {
+    Topic::new(text).unwrap_or_else(|_| Topic::mend(text))
+}
+
+pub(crate) fn number(row: &Row, column: usize) -> Result<u64, Error> {
+    let number: i64 = row.get(column);
+    u64::try_from(number).map_err(|_| Error::Decode(format!("{number} is no place in the stream")))
+}
+
+/// As Postgres has it. A client may name any number; beyond the largest there is nothing.
+pub(crate) fn position(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}
