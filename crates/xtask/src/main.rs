@@ -19,8 +19,8 @@ usage: cargo xtask <verb>
   check   format, lints, documentation and that benches compile, warnings denied; licences and
           known weaknesses of what we depend on, if cargo-deny is installed
   ci      check, then test
-  matrix [MAJOR]...
-          the end-to-end tests on Postgres 15, 16, 17 and 18, or on these
+  matrix [MAJOR]... [-- NAME...]
+          the end-to-end tests on Postgres 15, 16, 17 and 18, or on these; all tests, or these
   torture [SECONDS] [SEED]
           writers, clients and hubs under faults, 600 s by default
   proxies [NAME]...

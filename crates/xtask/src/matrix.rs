@@ -22,12 +22,15 @@ struct Outcome {
     took: Duration,
 }
 
-/// Tests these major versions, or all, to the last one even if some fail.
-pub(crate) fn run(majors: &[String]) -> Result<(), String> {
+/// Tests these major versions, or all, to the last one even if some fail. What stands after `--` chooses
+/// among the tests.
+pub(crate) fn run(args: &[String]) -> Result<(), String> {
     clients::install()?;
+    let end = args.iter().position(|arg| arg == "--");
+    let (majors, tests) = args.split_at(end.unwrap_or(args.len()));
     let all = MAJORS.map(str::to_owned);
     let majors = if majors.is_empty() { &all } else { majors };
-    let outcomes: Vec<Outcome> = majors.iter().map(|major| test(major)).collect();
+    let outcomes: Vec<Outcome> = majors.iter().map(|major| test(major, tests)).collect();
 
     eprintln!("\n{:<42}{:>8}  end-to-end tests", "server", "seconds");
     for outcome in &outcomes {
@@ -42,17 +45,16 @@ pub(crate) fn run(majors: &[String]) -> Result<(), String> {
     }
 }
 
-fn test(major: &str) -> Outcome {
+fn test(major: &str, tests: &[String]) -> Outcome {
     let began = Instant::now();
     let mut server = format!("Postgres {major}");
     let tested = programs(major).and_then(|programs| {
         server = version(&programs)?;
         eprintln!("\nend-to-end tests on {server}, {}", programs.display());
         let programs = programs.display().to_string();
-        cargo_with(
-            &[("BELLWETHER_TEST_PG_BIN", programs)],
-            &["test", "--test", "end_to_end"],
-        )
+        let mut args = vec!["test", "--test", "end_to_end"];
+        args.extend(tests.iter().map(String::as_str));
+        cargo_with(&[("BELLWETHER_TEST_PG_BIN", programs)], &args)
     });
     Outcome {
         server,
