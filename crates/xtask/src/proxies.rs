@@ -17,7 +17,7 @@ struct LeftOut {
 }
 
 /// All that is left out. All other tests must pass behind each.
-const LEFT_OUT: [LeftOut; 11] = [
+const LEFT_OUT: [LeftOut; 10] = [
     LeftOut {
         why: "it is not about HTTP, or starts its hubs itself",
         behind: &PROXIES,
@@ -92,11 +92,6 @@ const LEFT_OUT: [LeftOut; 11] = [
         why: "Caddy looks for a hub for 5 s before it gives up, and the test wants fourteen refusals",
         behind: &["caddy"],
         tests: &["browser::client::it_backs_off_with_full_jitter"],
-    },
-    LeftOut {
-        why: "Caddy answers 502 where a hub answers before it has read a body that is too large",
-        behind: &["caddy"],
-        tests: &["publish::bad_requests_publish_nothing"],
     },
     LeftOut {
         why: "nginx takes X-Accel-Buffering for itself",
