@@ -30,10 +30,10 @@ use crate::{Doorbell, Error, Metrics, SPANS, counted, doorbell::Call, limit::wit
 /// over if this one dies; much longer than any pause between two looks.
 const PROMISE: Duration = Duration::from_millis(250);
 
-/// How long it stays awake after the last event: shortly if that was the only one, because ten
-/// looks cost more than a ring; longer if another came while it was awake, or if it had slept for
-/// less than `SHORT_SLEEP`, because more will come. That bounds the rings to twenty a second.
-const LINGER: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// How long it stays awake after the last event, if another came while it was awake, or it had
+/// slept for less than `SHORT_SLEEP`: more will come. After a single event it takes a few looks
+/// and sleeps, because many cost more than a ring. That bounds the rings to twenty a second.
+const LINGER: Duration = Duration::from_millis(100);
 const SHORT_SLEEP: Duration = Duration::from_millis(50);
 
 /// Pauses between looks while awake: short after an event, longer when there was none.
@@ -71,8 +71,8 @@ pub(crate) struct Sequencer {
     doorbell: Doorbell,
     metrics: Metrics,
     state: State,
-    /// How long it stays awake after the last event, and when it last did not.
-    linger: Duration,
+    /// Whether it stays awake for a while after the last event, and when it last did not.
+    lingers: bool,
     lapsed: Instant,
     epoch: Epoch,
     /// The newest number in the stream that is known to be durable.
@@ -146,7 +146,7 @@ impl Sequencer {
             doorbell,
             metrics,
             state: State::awake(),
-            linger: LINGER.1,
+            lingers: true,
             lapsed: Instant::now(),
             epoch,
             head: 0,
@@ -211,11 +211,9 @@ impl Sequencer {
             self.metrics.numbered_unrung.inc_by(look.numbered);
         }
         self.watch_for_silence(is_rung, &look);
-        self.linger = match self.state {
-            State::Awake { .. } if look.grew => LINGER.1,
-            State::Awake { .. } => self.linger,
-            _ if slept_for < SHORT_SLEEP => LINGER.1,
-            _ => LINGER.0,
+        self.lingers = match self.state {
+            State::Awake { .. } => self.lingers || look.grew,
+            _ => slept_for < SHORT_SLEEP,
         };
 
         self.state = match (self.state, look.awake) {
@@ -230,7 +228,10 @@ impl Sequencer {
             (State::Following, Awake::Me) => State::awake(),
             (State::Asleep | State::Awake { .. }, _) if look.grew => State::awake(),
             (State::Asleep | State::Following, _) => State::Asleep,
-            (State::Awake { pause, last_event }, _) if last_event.elapsed() < self.linger => {
+            (State::Awake { pause, last_event }, _)
+                if pause * 2 <= AWAKE_PAUSE.1
+                    || (self.lingers && last_event.elapsed() < LINGER) =>
+            {
                 State::Awake {
                     pause: (pause * 2).min(AWAKE_PAUSE.1),
                     last_event,
