@@ -89,8 +89,8 @@ const LEFT_OUT: [LeftOut; 10] = [
         ],
     },
     LeftOut {
-        why: "Caddy looks for a hub for 5 s before it gives up, and the test wants fourteen refusals",
-        behind: &["caddy"],
+        why: "it looks for a hub for some seconds before it gives up, and the test wants fourteen refusals",
+        behind: &["caddy", "haproxy"],
         tests: &["browser::client::it_backs_off_with_full_jitter"],
     },
     LeftOut {
