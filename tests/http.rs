@@ -201,7 +201,7 @@ async fn pages_are_served_and_kept() {
         "//etc/passwd",
         "/%2e%2e/x",
     ] {
-        let head = format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n");
+        let head = format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
         let line = raw(&hub, head.as_bytes()).await;
         let is_refused = line.contains(" 400 ") || line.contains(" 404 ");
         assert!(is_refused, "{path}: {line}");

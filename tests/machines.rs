@@ -16,6 +16,7 @@ use crate::harness::{
     Client, Delivery, Hub, HubOptions, Proxy, ProxyKind, TestDatabase, eventually, try_request,
     within,
 };
+use crate::proxies::HASTY;
 
 const CLIENTS: usize = 12;
 const PUBLISHERS: usize = 3;
@@ -106,10 +107,10 @@ async fn survive(kind: ProxyKind) {
         hubs.push(Hub::start_with(&database, options.clone()).await);
     }
     let addresses: Vec<SocketAddr> = hubs.iter().map(|hub| hub.own).collect();
-    let hasty: &[_] = if kind == ProxyKind::Caddy {
-        &[]
-    } else {
-        &[("60s", "2s")]
+    // HAProxy's health check finds out sooner than any of its timeouts.
+    let hasty: &[_] = match kind {
+        ProxyKind::Haproxy => &[],
+        ProxyKind::Nginx | ProxyKind::Caddy => &[HASTY],
     };
     let front = Proxy::start_with(kind, &addresses, hasty).await;
     let proxy = front.address;
@@ -215,6 +216,11 @@ async fn survive(kind: ProxyKind) {
 #[tokio::test]
 async fn three_behind_haproxy() {
     survive(ProxyKind::Haproxy).await;
+}
+
+#[tokio::test]
+async fn three_behind_caddy() {
+    survive(ProxyKind::Caddy).await;
 }
 
 #[tokio::test]

@@ -72,3 +72,5 @@ mod tail;
 /// HTTPS, and its certificate.
 mod tls;
 mod torture;
+/// What a collector of traces is sent.
+mod traces;

@@ -1,9 +1,10 @@
 use http::Request;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
+    auth,
     doorbell::count_rings,
     harness::{Client, Hub, HubOptions, TestDatabase, eventually, request_whole, within},
 };
@@ -11,6 +12,10 @@ use crate::{
 /// All samples whose names begin so, with the rest of their names.
 async fn samples(hub: &Hub, prefix: &str) -> Vec<(String, u64)> {
     let (_, text) = crate::harness::get(hub.address, "/metrics").await;
+    samples_in(&text, prefix)
+}
+
+fn samples_in(text: &str, prefix: &str) -> Vec<(String, u64)> {
     let samples = text.lines().filter_map(|line| {
         let (name, value) = line.strip_prefix(prefix)?.rsplit_once(' ')?;
         Some((name.to_owned(), value.parse().ok()?))
@@ -20,7 +25,10 @@ async fn samples(hub: &Hub, prefix: &str) -> Vec<(String, u64)> {
 
 /// The values of a metric by the values of its label, but for those that are zero.
 async fn by_label(hub: &Hub, name: &str) -> Vec<(String, u64)> {
-    let all = samples(hub, &format!("{name}{{")).await;
+    by_label_of(samples(hub, &format!("{name}{{")).await)
+}
+
+fn by_label_of(all: Vec<(String, u64)>) -> Vec<(String, u64)> {
     let seen = all.into_iter().filter(|&(_, value)| value > 0);
     let by_value = seen.map(|(label, value)| {
         let label = label.split('"').nth(1).expect("it has a value");
@@ -260,4 +268,121 @@ async fn requests_to_publish() {
     let events = samples(&hub, "bellwether_publish_transaction_events_bucket").await;
     let counts: Vec<u64> = events.iter().map(|&(_, count)| count).collect();
     assert_eq!(counts, [1, 2, 2, 2, 2, 2], "of one event and of three");
+}
+
+/// Who is not let in, or may not do what he asks for: each time once, by why.
+#[tokio::test]
+async fn denials() {
+    let database = TestDatabase::create().await;
+    let rules = [
+        "--auth-issuer",
+        "app",
+        "--auth-audience",
+        "hub",
+        "--auth-cookie",
+        "session",
+        "--allow-origin",
+        "https://app.example",
+    ];
+    let hub = auth::locked(&database, &rules).await;
+    let now = auth::now();
+    let good = json!({"iss": "app", "aud": "hub", "iat": now, "exp": now + 60,
+        "bellwether": {"subscribe": ["a"], "publish": ["a"], "metrics": true}});
+    let with = |name: &str, value: Value| {
+        let mut claims = good.clone();
+        let of = claims.as_object_mut().unwrap();
+        match value {
+            Value::Null => of.remove(name),
+            value => of.insert(name.to_owned(), value),
+        };
+        auth::sign(&claims)
+    };
+    let token = auth::sign(&good);
+    let nosy = with("bellwether", json!({"subscribe": ["a"]}));
+    let metrics = async || auth::ask_with(&hub, "/metrics", &token).await.2;
+    let counted = async || {
+        let samples = samples_in(&metrics().await, "bellwether_denials_total{");
+        by_label_of(samples)
+    };
+    assert_eq!(counted().await, [], "nobody was denied anything yet");
+
+    // A stream by the short way, one that is not plain, a page and a publication.
+    let everywhere = async |headers: &[(&str, &str)], status: u16| {
+        let stream = "/v1/stream?topic=a";
+        let by_hyper = [headers, &[("Content-Length", "0")]].concat();
+        assert_eq!(auth::ask(&hub, stream, headers).await.0, status);
+        assert_eq!(auth::ask(&hub, stream, &by_hyper).await.0, status);
+        let page = auth::ask(&hub, "/v1/events?topic=a", headers).await;
+        assert_eq!(page.0, status, "{}", page.2);
+        let event = auth::event("a", "n");
+        assert_eq!(auth::post(&hub, &event, headers).await.0, status);
+    };
+    everywhere(&[], 401).await;
+    everywhere(&[("Authorization", "Basic eDp5")], 401).await;
+    let [head, body, signature]: [&str; 3] =
+        token.split('.').collect::<Vec<_>>().try_into().unwrap();
+    let other = "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzM4NCJ9"; // {"typ":"JWT","alg":"HS384"}
+    for bad in [
+        "x".to_owned(),
+        format!("{other}.{body}.{signature}"),
+        format!("{head}.{body}.{}", "A".repeat(43)),
+        with("exp", json!(now - 60)),
+        with("nbf", json!(now + 60)),
+        with("iss", json!("other")),
+        with("aud", json!("other")),
+        with("iss", Value::Null),
+        with("bellwether", json!("all")),
+    ] {
+        everywhere(&[("Authorization", &auth::bearer(&bad))], 401).await;
+    }
+    let long = with("exp", json!(now + 3600));
+    let path = format!("/v1/events?topic=a&token={long}");
+    assert_eq!(auth::ask(&hub, &path, &[]).await.0, 401);
+    let bearer = auth::bearer(&token);
+    let cookie = format!("session={token}");
+    let foreign = [("Cookie", &*cookie), ("Origin", "https://evil.example")];
+    everywhere(&foreign, 403).await;
+    for path in ["/v1/stream?topic=b", "/v1/events?topic=b"] {
+        assert_eq!(auth::ask_with(&hub, path, &token).await.0, 403);
+    }
+    let headers = [("Authorization", &*bearer)];
+    let elsewhere = auth::post(&hub, &auth::event("b", "n"), &headers).await;
+    assert_eq!(elsewhere.0, 403);
+    for path in ["/metrics", "/v1/status"] {
+        assert_eq!(auth::ask_with(&hub, path, &nosy).await.0, 403);
+    }
+    // None of these is one: what is let in, what makes no sense, what is not there.
+    assert_eq!(
+        auth::ask_with(&hub, "/v1/events?topic=a", &token).await.0,
+        200
+    );
+    assert_eq!(
+        auth::ask_with(&hub, "/v1/events?topic=", &token).await.0,
+        400
+    );
+    assert_eq!(auth::ask(&hub, "/nothing", &[]).await.0, 404);
+    assert_eq!(
+        counted().await,
+        pairs(&[
+            ("algorithm", 4),
+            ("audience", 4),
+            ("claim", 4),
+            ("expired", 4),
+            ("issuer", 4),
+            ("lives_too_long", 1),
+            ("malformed", 4),
+            ("metrics", 2),
+            ("missing_claim", 4),
+            ("no_token", 4),
+            ("not_bearer", 4),
+            ("not_yet", 4),
+            ("origin", 4),
+            ("publish", 1),
+            ("signature", 4),
+            ("subscribe", 2),
+        ])
+    );
+    // All that may happen is shown from the beginning, so that it can be seen to grow.
+    let shown = samples_in(&metrics().await, "bellwether_denials_total{");
+    assert_eq!(shown.len(), 17);
 }

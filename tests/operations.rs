@@ -1,7 +1,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use std::process::Stdio;
+use std::{net::SocketAddr, process::Stdio};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     net::UnixDatagram,
@@ -49,7 +49,21 @@ async fn systemd_is_told() {
     assert_eq!(ended.code(), Some(0));
 }
 
-fn terminate(hub: &Child) {
+/// Where a hub is, once it is ready.
+pub(crate) async fn address_of(hub: &mut Child) -> SocketAddr {
+    let mut lines = BufReader::new(hub.stdout.take().unwrap()).lines();
+    let mut address = None;
+    loop {
+        let line = within("a line", lines.next_line()).await.unwrap().unwrap();
+        match line.strip_prefix("http://") {
+            Some(at) => address = Some(at.parse().unwrap()),
+            None if line.starts_with("ready") => return address.unwrap(),
+            None => {}
+        }
+    }
+}
+
+pub(crate) fn terminate(hub: &Child) {
     let pid = hub.id().expect("it runs").try_into().unwrap();
     kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
 }
@@ -77,17 +91,7 @@ async fn logs_are_json_and_without_secrets() {
         log.read_to_string(&mut text).await.unwrap();
         text
     });
-    let mut lines = BufReader::new(hub.stdout.take().unwrap()).lines();
-    let mut address = None;
-    loop {
-        let line = within("a line", lines.next_line()).await.unwrap().unwrap();
-        match line.strip_prefix("http://") {
-            Some(at) => address = Some(at.parse().unwrap()),
-            None if line.starts_with("ready") => break,
-            None => {}
-        }
-    }
-    let address = address.unwrap();
+    let address = address_of(&mut hub).await;
     let bearer = "Bearer token4711secret";
     let headers = [("Host", "test"), ("Authorization", bearer)];
     let streams = ["topic=events", "topic=events&access_token=query4711secret"];

@@ -1,27 +1,23 @@
 use http::{Request, header};
+use http_body_util::Full;
 use serde_json::{Value, json};
 use std::{process::Stdio, time::Duration};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::harness::{
     Client, Delivery, Hub, HubOptions, Lines, Proxy, ProxyKind, TestDatabase, eventually, get,
-    request_whole, within,
+    request_whole, try_request, within,
 };
 
-/// Timeouts of two seconds instead of a minute.
-const HASTY: (&str, &str) = ("60s", "2s");
+/// Timeouts of two seconds instead of two heartbeats and a little.
+pub(crate) const HASTY: (&str, &str) = ("35s", "2s");
 
 /// All that `docs/proxies.md` promises of one.
 async fn works_behind(kind: ProxyKind) {
     let database = TestDatabase::create().await;
     let options = HubOptions::args(&["--heartbeat", "500ms"]);
     let hub = Hub::start_with(&database, options.clone()).await;
-    let hasty: &[_] = if kind == ProxyKind::Caddy {
-        &[]
-    } else {
-        &[HASTY]
-    };
-    let proxy = Proxy::start_with(kind, &[hub.own], hasty).await;
+    let proxy = Proxy::start_with(kind, &[hub.own], &[HASTY]).await;
 
     // One event, and nothing after it that would push it out of a buffer.
     let mut client = Client::connect(proxy.address, "topic=events", None).await;
@@ -68,25 +64,26 @@ async fn works_behind(kind: ProxyKind) {
 
     // The hub dies and comes back. Meanwhile a browser is told to come again, and not refused.
     let cursor = client.cursor().to_owned();
-    let address = hub.own;
+    let back = options.in_place_of(&hub);
     hub.kill().await;
     while client.next().await != Delivery::End {}
     eventually(
         "a browser is told to come again",
         "retry: 3000\n\n".to_owned(),
         async || {
-            let (status, text) = get(proxy.address, "/v1/stream?topic=events").await;
-            if status == 200 {
-                text
-            } else {
-                status.to_string()
+            let request = Request::get("/v1/stream?topic=events").header("Host", "test");
+            let request = request.body(Full::default()).unwrap();
+            // One that waits for the dead hub when it is found to be dead is cut, and a browser
+            // asks again.
+            match try_request(proxy.address, request).await {
+                Ok((200, _, text)) => text,
+                Ok((status, ..)) => status.to_string(),
+                Err(error) => error.to_string(),
             }
         },
     )
     .await;
     database.insert(5).await;
-    let listen = address.to_string();
-    let back = HubOptions { listen, ..options };
     let hub = Hub::spawn(&database.url, back).await.unwrap();
     let mut client = loop {
         let mut client = Client::connect(proxy.address, "topic=events", Some(&cursor)).await;
@@ -149,7 +146,7 @@ async fn haproxy() {
 async fn without_heartbeats_an_idle_stream_is_cut() {
     let database = TestDatabase::create().await;
     let hub = Hub::start_with(&database, HubOptions::args(&["--heartbeat", "1h"])).await;
-    for kind in [ProxyKind::Nginx, ProxyKind::Haproxy] {
+    for kind in [ProxyKind::Nginx, ProxyKind::Caddy, ProxyKind::Haproxy] {
         let proxy = Proxy::start_with(kind, &[hub.own], &[HASTY]).await;
         let mut client = Client::connect(proxy.address, "topic=events", None).await;
         client.opened().await;

@@ -38,7 +38,7 @@ async fn streams_end_with_a_time_to_come_back() {
     );
     assert_eq!(hub.exit_code().await, Some(0));
     assert!(
-        TcpStream::connect(hub.address).await.is_err(),
+        TcpStream::connect(hub.own).await.is_err(),
         "nobody listens any more"
     );
 }

@@ -39,15 +39,11 @@ async fn it_goes_on_after_the_hub_was_killed() {
     assert!(cursor.ends_with("-2"), "{first}");
     assert!(rest.starts_with("newer {\"id\":2,"), "{first}");
 
-    let address = hub.address.to_string();
+    let options = HubOptions::default().in_place_of(&hub);
     hub.kill().await;
     psql.batch_execute("INSERT INTO events (name) VALUES ('while it was away')")
         .await
         .unwrap();
-    let options = HubOptions {
-        listen: address,
-        ..HubOptions::default()
-    };
     let _hub = Hub::spawn(&database.url, options).await.unwrap();
     psql.batch_execute("INSERT INTO events (name) VALUES ('and back')")
         .await

@@ -58,6 +58,17 @@ pub(crate) enum Command {
     Markdown,
 }
 
+impl Command {
+    /// What a hub is told, if it is one that is to be run.
+    pub(crate) fn hub(&self) -> Option<&HubOptions> {
+        match self {
+            Self::Serve(options) => Some(&options.hub),
+            Self::Demo(options) => Some(&options.hub),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct LogOptions {
     /// What to log: a level, or a filter such as `warn,pg=debug`
@@ -196,6 +207,17 @@ pub(crate) struct HubOptions {
     pub(crate) ring_bytes: usize,
     #[command(flatten)]
     pub(crate) edge: EdgeOptions,
+    #[command(flatten)]
+    pub(crate) traces: TraceOptions,
+}
+
+/// Where traces go.
+#[derive(Args, Debug)]
+pub(crate) struct TraceOptions {
+    /// Send traces to this OpenTelemetry collector, such as `http://127.0.0.1:4318`, by OTLP over
+    /// HTTP. Also read from `OTEL_EXPORTER_OTLP_ENDPOINT`
+    #[arg(long, env = "BELLWETHER_OTLP_ENDPOINT", value_name = "URL")]
+    pub(crate) otlp_endpoint: Option<String>,
 }
 
 #[derive(Args, Debug)]

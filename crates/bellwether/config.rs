@@ -41,12 +41,17 @@ struct SnapshotTable {
 /// The command line with the file behind it, and what only the file can say.
 pub(crate) fn read(args: Vec<OsString>) -> Result<(Result<Cli, clap::Error>, Vec<Snapshot>)> {
     let file = read_file(&args)?;
-    let command = with_defaults(Cli::command(), &file.flags)?;
-    let snapshots = file.snapshot.into_iter().map(SnapshotTable::check);
-    let snapshots = snapshots.collect::<Result<_>>()?;
-    let matched = command.try_get_matches_from(args);
-    let cli = matched.and_then(|matches: ArgMatches| Cli::from_arg_matches(&matches));
-    Ok((cli, snapshots))
+    file.behind(args)
+}
+
+/// The same with this text for a file. For `fuzz/` only.
+#[cfg(fuzzing)]
+pub(crate) fn understand(
+    text: &str,
+    args: Vec<OsString>,
+) -> Result<(Result<Cli, clap::Error>, Vec<Snapshot>)> {
+    let file: File = toml::from_str(text)?;
+    file.behind(args)
 }
 
 fn read_file(args: &[OsString]) -> Result<File> {
@@ -146,6 +151,17 @@ fn set_default(command: clap::Command, flag: &str, values: &[String]) -> clap::C
             arg
         }
     })
+}
+
+impl File {
+    fn behind(self, args: Vec<OsString>) -> Result<(Result<Cli, clap::Error>, Vec<Snapshot>)> {
+        let command = with_defaults(Cli::command(), &self.flags)?;
+        let snapshots = self.snapshot.into_iter().map(SnapshotTable::check);
+        let snapshots = snapshots.collect::<Result<_>>()?;
+        let matched = command.try_get_matches_from(args);
+        let cli = matched.and_then(|matches: ArgMatches| Cli::from_arg_matches(&matches));
+        Ok((cli, snapshots))
+    }
 }
 
 impl SnapshotTable {

@@ -4,6 +4,7 @@ mod allow;
 mod attach;
 mod auth;
 mod cli;
+mod collector;
 mod config;
 mod demo;
 mod doctor;
@@ -17,11 +18,13 @@ mod serve;
 mod signals;
 mod systemd;
 mod tail;
+mod traces;
 
 use std::{env, process::ExitCode};
 
 use cli::Command;
 use server::Unfinished;
+use traces::Traces;
 
 /// Exit codes, beside 0: failed to start, and did not finish in time.
 const FAILED: u8 = 1;
@@ -37,7 +40,15 @@ async fn main() -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    log::init(&cli.log);
+    let traces = match cli.command.hub().map(|hub| Traces::open(&hub.traces)) {
+        None => None,
+        Some(Ok(traces)) => traces,
+        Some(Err(error)) => {
+            cli::complain(&error);
+            return ExitCode::from(FAILED);
+        }
+    };
+    log::init(&cli.log, traces.as_ref());
     // Boxed: each holds a hub, or connections with TLS, and would be moved about on the stack.
     let done = match cli.command {
         Command::Serve(options) => Box::pin(serve::run(options, snapshots)).await,
@@ -57,6 +68,9 @@ async fn main() -> ExitCode {
         Command::Markdown => reference::markdown(),
         Command::Token(options) => auth::token(options),
     };
+    if let Some(traces) = traces {
+        traces.close().await;
+    }
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -25,18 +25,18 @@ mod tokens;
 const SECRET: &str = "a secret of the tests, 32 bytes long or more";
 
 /// A hub with this secret, and what else its command line says.
-async fn locked(database: &TestDatabase, args: &[&str]) -> Hub {
+pub(crate) async fn locked(database: &TestDatabase, args: &[&str]) -> Hub {
     let args = [&["--auth-secret", SECRET], args].concat();
     Hub::start_with(database, HubOptions::args(&args)).await
 }
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.unwrap().as_secs()
 }
 
 /// A token that counts for ten minutes.
-fn token(subscribe: &[&str], publish: &[&str]) -> String {
+pub(crate) fn token(subscribe: &[&str], publish: &[&str]) -> String {
     let texts = |patterns: &[&str]| patterns.iter().map(ToString::to_string).collect();
     let draft = Draft {
         subject: Some("ada".to_owned()),
@@ -50,25 +50,33 @@ fn token(subscribe: &[&str], publish: &[&str]) -> String {
 }
 
 /// A token with just these claims.
-fn sign(claims: &Value) -> String {
+pub(crate) fn sign(claims: &Value) -> String {
     Signer::secret(SECRET).unwrap().sign(claims).unwrap()
 }
 
-fn bearer(token: &str) -> String {
+pub(crate) fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
 /// An answer: its status, headers and text.
-async fn ask(hub: &Hub, path: &str, headers: &[(&str, &str)]) -> (u16, HeaderMap, String) {
+pub(crate) async fn ask(
+    hub: &Hub,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> (u16, HeaderMap, String) {
     send(hub, Request::get(path), headers, String::new()).await
 }
 
 /// The same with a token in the header.
-async fn ask_with(hub: &Hub, path: &str, token: &str) -> (u16, HeaderMap, String) {
+pub(crate) async fn ask_with(hub: &Hub, path: &str, token: &str) -> (u16, HeaderMap, String) {
     ask(hub, path, &[("Authorization", &bearer(token))]).await
 }
 
-async fn post(hub: &Hub, body: &Value, headers: &[(&str, &str)]) -> (u16, HeaderMap, String) {
+pub(crate) async fn post(
+    hub: &Hub,
+    body: &Value,
+    headers: &[(&str, &str)],
+) -> (u16, HeaderMap, String) {
     let request = Request::post("/v1/events").header("Content-Type", "application/json");
     send(hub, request, headers, body.to_string()).await
 }
@@ -95,6 +103,6 @@ fn error(text: &str) -> (String, String) {
 }
 
 /// An event to be published.
-fn event(topic: &str, name: &str) -> Value {
+pub(crate) fn event(topic: &str, name: &str) -> Value {
     json!({"topic": topic, "event": name, "data": {}})
 }

@@ -58,10 +58,7 @@ async fn clients(hub: &Hub, expected: u64) {
 
 /// The same hub again, where it was.
 fn again(hub: &Hub) -> HubOptions {
-    HubOptions {
-        listen: hub.address.to_string(),
-        ..HubOptions::default()
-    }
+    HubOptions::default().in_place_of(hub)
 }
 
 #[tokio::test]

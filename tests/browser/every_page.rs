@@ -105,10 +105,7 @@ async fn the_hub_is_killed_and_comes_back() {
         assert_eq!(tab.eval(tone).await, "good", "{}", page.path);
         greens.push(tab.eval(lamp).await);
     }
-    let options = HubOptions {
-        listen: hub.address.to_string(),
-        ..HubOptions::default()
-    };
+    let options = HubOptions::default().in_place_of(&hub);
     insert(&database, 13, 24).await;
     hub.kill().await;
     insert(&database, 25, 36).await;
@@ -193,10 +190,7 @@ async fn a_gap_is_shown() {
         let hidden = "document.querySelector('#gap').hidden";
         assert_eq!(tab.eval(hidden).await, true, "{}", page.path);
     }
-    let options = HubOptions {
-        listen: hub.address.to_string(),
-        ..HubOptions::default()
-    };
+    let options = HubOptions::default().in_place_of(&hub);
     hub.kill().await;
     its_hub.kill().await;
     let hub = Hub::start_with(&another, options).await;

@@ -129,9 +129,13 @@ async fn open(mut client: TcpStream, hub: SocketAddr) -> std::io::Result<(TcpStr
     Ok((client, hub))
 }
 
-/// Whether the event with the id has come.
+/// Whether the event with the id has come, and the end of its chunk if it is one.
 fn is_whole(opening: &[u8]) -> bool {
-    memchr::memmem::find(opening, b"\nid: ").is_some() && opening.ends_with(b"\n\n")
+    let has_id = memchr::memmem::find(opening, b"\nid: ").is_some();
+    has_id
+        && [&b"\n\n"[..], b"\n\n\r\n"]
+            .iter()
+            .any(|end| opening.ends_with(end))
 }
 
 /// After how many bytes of the body to cut: before the answer, at its beginning, or anywhere.

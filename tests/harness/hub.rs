@@ -7,6 +7,7 @@ use nix::{
 use std::{
     net::{SocketAddr, TcpListener},
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -26,10 +27,10 @@ pub(crate) fn bellwether() -> Command {
 
 fn undisturbed(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
-        if name
-            .to_str()
-            .is_some_and(|name| name.starts_with("BELLWETHER_") || name == "DATABASE_URL")
-        {
+        if name.to_str().is_some_and(|name| {
+            let begins = |with| name.starts_with(with);
+            begins("BELLWETHER_") || begins("OTEL_") || name == "DATABASE_URL"
+        }) {
             command.env_remove(name);
         }
     }
@@ -46,7 +47,7 @@ pub(crate) struct Hub {
     pub(crate) address: SocketAddr,
     /// Where it is itself.
     pub(crate) own: SocketAddr,
-    _proxy: Option<Proxy>,
+    proxy: Option<Arc<Proxy>>,
 }
 
 /// How a hub is to be started.
@@ -60,6 +61,8 @@ pub(crate) struct HubOptions {
     pub(crate) env: Vec<(String, String)>,
     /// Whether to keep what it logs from the test's output.
     pub(crate) is_quiet: bool,
+    /// What it is behind, if that is there already.
+    pub(crate) proxy: Option<Arc<Proxy>>,
 }
 
 impl Default for HubOptions {
@@ -70,6 +73,7 @@ impl Default for HubOptions {
             network: None,
             env: Vec::new(),
             is_quiet: false,
+            proxy: None,
         }
     }
 }
@@ -80,6 +84,15 @@ impl HubOptions {
         Self {
             args,
             ..Self::default()
+        }
+    }
+
+    /// The same where another one was: at its address, and behind its proxy.
+    pub(crate) fn in_place_of(self, hub: &Hub) -> Self {
+        Self {
+            listen: hub.own.to_string(),
+            proxy: hub.proxy.clone(),
+            ..self
         }
     }
 }
@@ -145,7 +158,7 @@ impl Hub {
                 address = Some(at.trim().parse().unwrap());
             } else if line.starts_with("ready") {
                 let address = address.expect("the address comes before ready");
-                return Ok(Self::behind_proxy(child, stdout, address).await);
+                return Ok(Self::behind(options.proxy, child, stdout, address).await);
             } else if line.is_empty() {
                 let status = within("the hub's end", child.wait()).await.unwrap();
                 return Err((status, log.await.unwrap()));
@@ -170,20 +183,25 @@ impl Hub {
             TcpStream::connect(address).await.is_ok()
         })
         .await;
-        Self::behind_proxy(child, stdout, address).await
+        Self::behind(None, child, stdout, address).await
     }
 
-    async fn behind_proxy(child: Child, stdout: BufReader<ChildStdout>, own: SocketAddr) -> Self {
-        let proxy = match ProxyKind::of_all_hubs() {
-            Some(kind) => Some(Proxy::start(kind, &[own]).await),
-            None => None,
+    async fn behind(
+        proxy: Option<Arc<Proxy>>,
+        child: Child,
+        stdout: BufReader<ChildStdout>,
+        own: SocketAddr,
+    ) -> Self {
+        let proxy = match (proxy, ProxyKind::of_all_hubs()) {
+            (None, Some(kind)) => Some(Arc::new(Proxy::start(kind, &[own]).await)),
+            (proxy, _) => proxy,
         };
         Self {
             child,
             stdout,
             address: proxy.as_ref().map_or(own, |proxy| proxy.address),
             own,
-            _proxy: proxy,
+            proxy,
         }
     }
 

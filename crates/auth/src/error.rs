@@ -89,6 +89,26 @@ impl std::error::Error for Error {
 
 // === impl Rejected ===
 
+impl Rejected {
+    /// In one word, for metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Algorithm => "algorithm",
+            Self::UnknownKey => "unknown_key",
+            Self::Signature => "signature",
+            Self::Expired => "expired",
+            Self::NotYet => "not_yet",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::Missing(_) => "missing_claim",
+            Self::Claim(_) => "claim",
+            Self::LivesTooLong => "lives_too_long",
+            Self::NoKeys => "no_keys",
+        }
+    }
+}
+
 impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let minutes = |time: Duration| time.as_secs() / 60;

@@ -15,6 +15,7 @@ mod fleet;
 mod flood;
 mod floor;
 mod h2;
+mod instances;
 mod lanes;
 mod memory;
 mod peer;
@@ -63,6 +64,8 @@ enum Scenario {
     Publish(publish::Options),
     /// Many streams on each connection of HTTP/2, or TLS: what does each cost
     H2(h2::Options),
+    /// More and more hubs on one Postgres: what does each cost it
+    Instances(instances::Options),
     /// Thousands of connections never finish what they began: what do clients notice
     Slow(slow::Options),
     /// The same events to the same clients, by the hub and by others: processor time, latency
@@ -119,6 +122,7 @@ async fn measure(scenario: Scenario) -> Result<(&'static str, Report)> {
         Scenario::Attach(options) => ("attach", attach::run(&options).await?),
         Scenario::Publish(options) => ("publish", publish::run(&options).await?),
         Scenario::H2(options) => ("h2", h2::run(&options).await?),
+        Scenario::Instances(options) => ("instances", instances::run(&options).await?),
         Scenario::Slow(options) => ("slow", slow::run(&options).await?),
         Scenario::FanOut(options) => ("fan-out", fan_out::run(&options).await?),
         Scenario::Memory(options) => ("memory", memory::run(&options).await?),

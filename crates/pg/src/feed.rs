@@ -3,9 +3,10 @@
 use hub::{Ancestor, Cursor, Epoch, Event};
 use tokio::{sync::watch, time};
 use tokio_postgres::{Statement, types::ToSql};
+use tracing::{Instrument, field::Empty};
 
 use crate::{
-    Backoff, Database, Doorbell, Error, Link, Metrics,
+    Backoff, Database, Doorbell, Error, Link, Metrics, SPANS, counted,
     error::chain,
     limit::within,
     page::{AFTER, Pager, event},
@@ -285,7 +286,11 @@ impl Session {
     async fn read_on(&mut self, seq: u64) -> Result<Vec<Event>, Error> {
         self.sequencer.announce().await?;
         let at_most = PAGE_EVENTS.min(self.sequencer.head() - seq);
-        let events = self.page_after(seq, at_most).await?;
+        let look = self.sequencer.take_span();
+        let span = tracing::trace_span!(target: SPANS, parent: &look, "read", events = Empty);
+        let events = self.page_after(seq, at_most).instrument(span.clone());
+        let events = events.await?;
+        span.record("events", counted(events.len()));
         match events.first() {
             Some(first) if first.seq == seq + 1 => Ok(events),
             Some(first) => Err(Error::Decode(format!("{} follows {seq}", first.seq))),

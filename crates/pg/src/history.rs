@@ -4,9 +4,10 @@ use deadpool_postgres::{Object, Pool};
 use hub::{Epoch, Event, Topic};
 use std::sync::Arc;
 use tokio_postgres::{Row, types::ToSql};
+use tracing::{Instrument, field::Empty};
 
 use crate::{
-    Database, Error, Metrics, limit,
+    Database, Error, Metrics, SPANS, counted, limit,
     page::{AFTER, Pager, number, position, topic},
 };
 
@@ -56,6 +57,8 @@ impl History {
     /// # Errors
     /// Also if the epoch is over: its numbers may have been given again.
     pub async fn page(&self, epoch: Epoch, seq: u64, at_most: u64) -> Result<Vec<Event>, Error> {
+        let after = counted(seq);
+        let span = tracing::trace_span!(target: SPANS, "history page", after, events = Empty);
         let (events, newest) = self
             .ask(async |client| {
                 let after = client.prepare_cached(AFTER).await?;
@@ -66,11 +69,14 @@ impl History {
                     client.query_one(&newest_epoch, &[]),
                 )
             })
+            .instrument(span.clone())
             .await?;
         if newest.get::<_, &str>(0) != epoch.to_string() {
             return Err(Error::EpochEnded(epoch));
         }
-        events
+        let events = events?;
+        span.record("events", counted(events.len()));
+        Ok(events)
     }
 
     /// Number of the oldest event that still exists; `None` if there is none.
@@ -105,6 +111,7 @@ impl History {
             let query = client.prepare_cached(query).await?;
             client.query(&query, params).await
         })
+        .instrument(tracing::trace_span!(target: SPANS, "history query"))
         .await
     }
 

@@ -60,6 +60,15 @@ pub use tls::InvalidTls;
 
 use tokio::sync::watch;
 
+/// Target of the spans that traces are made of. They are of the level `TRACE`: where nobody
+/// collects them, one costs a comparison.
+pub const SPANS: &str = "span";
+
+/// A number as a trace has it.
+fn counted(number: impl TryInto<i64>) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
+}
+
 /// Whether a connection does its work; if not, why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {

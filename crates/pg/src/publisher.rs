@@ -13,8 +13,9 @@ use tokio_postgres::{
     types::ToSql,
 };
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument, Span};
 
-use crate::{Database, Error, Metrics, error::chain, limit};
+use crate::{Database, Error, Metrics, SPANS, counted, error::chain, limit};
 
 /// Most requests in one transaction, and the number of events that fills it.
 const MAX_REQUESTS: usize = 256;
@@ -105,6 +106,8 @@ struct Desk {
 struct Job {
     publication: Publication,
     answer: oneshot::Sender<Result<Published, Arc<Error>>>,
+    /// Of its being published, from handing it in to the answer.
+    span: Span,
 }
 
 /// What the database says of one publication.
@@ -146,16 +149,19 @@ impl Publisher {
     /// Publishes, and waits until it is durable and numbered.
     pub async fn publish(&self, publication: Publication) -> Result<Published, Arc<Error>> {
         let (answer, answered) = oneshot::channel();
+        let events = counted(publication.events.len());
+        let span = tracing::trace_span!(target: SPANS, "publish", events);
         let job = Job {
             publication,
             answer,
+            span: span.clone(),
         };
         let gone = || Arc::new(Error::Closed);
         let published = async {
             self.jobs.send(job).await.map_err(|_| gone())?;
             answered.await.unwrap_or_else(|_| Err(gone()))
         };
-        let published = time::timeout(PATIENCE, published).await;
+        let published = time::timeout(PATIENCE, published).instrument(span).await;
         published.unwrap_or_else(|_| Err(Arc::new(Error::TimedOut(PUBLISHING, PATIENCE))))
     }
 }
@@ -211,7 +217,7 @@ impl PublisherTask {
 impl Desk {
     /// Publishes what these jobs want in one transaction, gives up the turn, and answers.
     async fn carry_out(&self, jobs: Vec<Job>, turn: Option<OwnedSemaphorePermit>) {
-        match self.commit(&jobs).await {
+        match self.commit(&jobs).instrument(commit_span(&jobs)).await {
             Ok(receipts) => {
                 drop(turn);
                 let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
@@ -356,6 +362,18 @@ impl Desk {
             .map(|row| row.get::<_, i64>(0).unsigned_abs())
             .collect())
     }
+}
+
+/// Of a transaction that several share: it is a part of what the first is waiting for, and linked
+/// to the others.
+fn commit_span(jobs: &[Job]) -> Span {
+    let (first, others) = jobs.split_first().expect("there is at least one");
+    let requests = counted(jobs.len());
+    let span = tracing::trace_span!(target: SPANS, parent: &first.span, "commit", requests);
+    for job in others {
+        span.follows_from(&job.span);
+    }
+    span
 }
 
 /// Whether the server has said no to something in it, so that nothing of it was published. If it

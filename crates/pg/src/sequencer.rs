@@ -22,8 +22,9 @@ use hub::{Cursor, Epoch};
 use std::time::Duration;
 use tokio::time::{self, Instant};
 use tokio_postgres::{Client, Statement, types::ToSql};
+use tracing::{Instrument, Span, field::Empty};
 
-use crate::{Doorbell, Error, Metrics, doorbell::Call, limit::within};
+use crate::{Doorbell, Error, Metrics, SPANS, counted, doorbell::Call, limit::within};
 
 /// For how long a look promises the next ones. The shorter, the sooner another hub takes
 /// over if this one dies; much longer than any pause between two looks.
@@ -84,6 +85,8 @@ pub(crate) struct Sequencer {
     is_announced: bool,
     /// Whether there are other hubs, and when that was last counted.
     others: (bool, Option<Instant>),
+    /// The look that found what is to be read next.
+    span: Span,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +154,7 @@ impl Sequencer {
             unrung: 0,
             is_announced: true,
             others: (false, None),
+            span: Span::none(),
         };
         let look = sequencer.look(true).await?;
         if look.awake == Awake::Other {
@@ -167,6 +171,11 @@ impl Sequencer {
     /// The newest number in the stream, as far as is known. It is durable.
     pub(crate) fn head(&self) -> u64 {
         self.head
+    }
+
+    /// The span of the look that found what is to be read now, if one of this hub's did.
+    pub(crate) fn take_span(&mut self) -> Span {
+        std::mem::replace(&mut self.span, Span::none())
     }
 
     /// Waits until there are events beyond what is known; returns the newest one's number.
@@ -261,8 +270,11 @@ impl Sequencer {
         };
         let head = i64::try_from(self.head).ok();
         let known: [&(dyn ToSql + Sync); 4] = [&self.hub, &promise_ms, &head, &self.looked];
+        let span = tracing::trace_span!(target: SPANS, "look", events = Empty);
+        let advance = tracing::trace_span!(target: SPANS, parent: &span, "advance", events = Empty);
         let look = self.client.query_one(&self.advance, &known);
-        let row = within("look for events", look).await?;
+        let look = within("look for events", look).instrument(advance.clone());
+        let row = look.await?;
 
         if row.get::<_, &str>(1).parse() != Ok(self.epoch) {
             return Err(Error::EpochEnded(self.epoch));
@@ -275,7 +287,13 @@ impl Sequencer {
             ended_below: row.get::<_, Option<i64>>(4).unwrap_or(0),
         };
         if look.grew {
-            self.settle().await?;
+            // What has no number of events found none, and is not collected.
+            span.record("events", counted(head - self.head));
+            advance.record("events", counted(look.numbered));
+            drop(advance);
+            let settle = tracing::trace_span!(target: SPANS, parent: &span, "settle");
+            self.settle().instrument(settle).await?;
+            self.span = span;
         }
         self.metrics.looks.inc();
         self.metrics.looks_found.inc_by(look.grew.into());

@@ -5,8 +5,9 @@ use std::time::Duration;
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tokio_postgres::{Client, SimpleQueryMessage, types::ToSql};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
-use crate::{Database, Error, Metrics, error::chain, limit::within};
+use crate::{Database, Error, Metrics, SPANS, error::chain, limit::within};
 
 /// Longest that a query may take, or as long as its interval if that is shorter.
 const MAX_TIME: Duration = Duration::from_secs(30);
@@ -66,11 +67,15 @@ impl Snapshot {
         if !claimed.await?.get::<_, bool>(0) {
             return Ok(false);
         }
+        let span = tracing::trace_span!(target: SPANS, "snapshot", name = self.name);
+        self.carry_out(client).instrument(span).await?;
+        Ok(true)
+    }
+
+    /// Runs the query, and publishes its row or why there is none.
+    async fn carry_out(&self, client: &Client) -> Result<(), Error> {
         match self.query(client).await {
-            Ok(row) => {
-                self.publish(client, &self.name, &row, true).await?;
-                Ok(true)
-            }
+            Ok(row) => self.publish(client, &self.name, &row, true).await,
             Err(error) => {
                 let story = serde_json::json!({"error": chain(&error)}).to_string();
                 let name = format!("{}.error", self.name);

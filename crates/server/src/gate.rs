@@ -143,6 +143,15 @@ impl Unauthorized {
         }
     }
 
+    /// The word for it in metrics, which are not for whoever is turned away.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Missing => "no_token",
+            Self::NotBearer => "not_bearer",
+            Self::Rejected(why) => why.name(),
+        }
+    }
+
     /// The header `WWW-Authenticate`: RFC 6750 §3.
     pub(crate) fn challenge(&self) -> &'static str {
         match self {

@@ -43,6 +43,7 @@ mod stall;
 mod stream;
 mod streams;
 mod tls;
+mod trace;
 
 use std::{sync::Arc, time::Duration};
 

@@ -18,7 +18,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{Edge, Pages, recent::Recent, stream::NotNow, streams::Streams};
+use crate::{Edge, Pages, recent::Recent, response::Refusal, stream::NotNow, streams::Streams};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -36,6 +36,7 @@ pub struct Metrics {
     pg: pg::Metrics,
     pub(crate) streams: Arc<Streams>,
     turned_away: Family<Label, Counter>,
+    denials: Family<Label, Counter>,
     publish_requests: Family<Label, Counter>,
     lag: Gauge<f64, AtomicU64>,
 }
@@ -65,6 +66,14 @@ impl Metrics {
              or shuts down (not_open), has as many as it may (full), is behind the client's cursor, or cannot ask the database",
             turned_away.clone(),
         );
+        let denials = family("reason", &Refusal::DENIALS);
+        registry.register(
+            "denials",
+            "Requests that were answered 401 or 403: there was no token (no_token, not_bearer), it does not count \
+             (malformed to lives_too_long), a page of another origin asked (origin), or it is not granted to follow \
+             these topics (subscribe), to publish there (publish) or to look at the hub itself (metrics)",
+            denials.clone(),
+        );
         edge.register(&mut registry);
         pages.register(&mut registry);
         let publish_requests = family("status", &PUBLISH_STATUSES);
@@ -88,6 +97,7 @@ impl Metrics {
             pg: pg.clone(),
             streams,
             turned_away,
+            denials,
             publish_requests,
             lag,
         }
@@ -103,6 +113,14 @@ impl Metrics {
     pub(crate) fn turned_away(&self, why: &NotNow) {
         let label = [("reason", why.name().to_owned())];
         self.turned_away.get_or_create(&label).inc();
+    }
+
+    /// A request was refused, maybe because of who asked.
+    pub(crate) fn refused(&self, refusal: &Refusal) {
+        if let Some(why) = refusal.denial() {
+            let label = [("reason", why.to_owned())];
+            self.denials.get_or_create(&label).inc();
+        }
     }
 
     /// A request to publish was answered so.

@@ -20,6 +20,7 @@ use std::{
 };
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use crate::{
     control::Gap,
@@ -178,7 +179,8 @@ impl Pages {
         }
         // In a task, because others may wait for this read, and nobody polls the stream of a
         // client that takes nothing. If this client leaves, one of the others reads.
-        let read = tokio::spawn(self.clone().read_once(start, ring));
+        let read = self.clone().read_once(start, ring).in_current_span();
+        let read = tokio::spawn(read);
         let read = AbortOnDropHandle::new(read).await;
         read.expect("it neither panics nor is it stopped while somebody waits")
     }

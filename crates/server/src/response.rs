@@ -46,6 +46,39 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// All that [`Self::denial`] may say.
+    pub(crate) const DENIALS: [&str; 17] = [
+        "no_token",
+        "not_bearer",
+        "malformed",
+        "algorithm",
+        "unknown_key",
+        "signature",
+        "expired",
+        "not_yet",
+        "issuer",
+        "audience",
+        "missing_claim",
+        "claim",
+        "lives_too_long",
+        "origin",
+        "subscribe",
+        "publish",
+        "metrics",
+    ];
+
+    /// Why somebody is not let in (401) or may not do this (403), in one word.
+    pub(crate) fn denial(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Unauthorized(why) => why.name(),
+            Self::Origin => "origin",
+            Self::NotGranted(NotGranted::Pattern(_)) => "subscribe",
+            Self::MayNotPublish(_) => "publish",
+            Self::MayNotLook => "metrics",
+            _ => return None,
+        })
+    }
+
     fn parts(&self) -> (StatusCode, &'static str, String) {
         match self {
             Self::NotFound { path } => (

@@ -4,6 +4,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
 use std::{net::IpAddr, sync::Arc};
+use tracing::Instrument;
 
 use crate::{
     App, events, files, gate,
@@ -13,6 +14,7 @@ use crate::{
     response::{self, Body, Refusal},
     stream,
     streams::Transport,
+    trace,
 };
 
 const INDEX: &str = "\
@@ -44,8 +46,13 @@ pub(crate) async fn answer(
     let is_ours = request.uri().path().starts_with("/v1/");
     let is_publication = is_ours && request.method() == Method::POST;
     let origin = request.headers().get(header::ORIGIN).cloned();
-    let answered = route(&app, request, peer).await;
-    let mut response = answered.unwrap_or_else(Into::into);
+    let span = trace::request(request.method(), request.uri().path(), request.headers());
+    let answered = route(&app, request, peer).instrument(span.clone()).await;
+    let mut response = answered.unwrap_or_else(|refusal| {
+        app.metrics.refused(&refusal);
+        refusal.into()
+    });
+    trace::answered(&span, response.status());
     if is_publication {
         app.metrics.publish_answered(response.status());
     }

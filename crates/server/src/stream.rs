@@ -6,6 +6,7 @@ use http_body_util::Either;
 use hub::{Cursor, Filter, Form, NotOpen, Place, Rewind, Subscription};
 use std::{fmt, net::IpAddr, time::Duration};
 use tokio::time::{self, Instant};
+use tracing::Instrument;
 
 use crate::{
     App, EventBody,
@@ -16,6 +17,7 @@ use crate::{
     query::{Start, StreamQuery},
     response::{Body, Refusal},
     streams::Transport,
+    trace,
 };
 
 /// How far back `last=` looks for events of its topics before the ring.
@@ -49,7 +51,11 @@ pub(crate) async fn open_plain(
     let identity = app.gate.admit(&Method::GET, &uri, &headers).await?;
     let client = Client::new(&identity, app.edge.proxies.client(peer, &headers));
     let query = query.for_(&identity)?;
-    let mut response = open(app, query, client, Transport::Direct).await;
+    // From here on: what is refused hyper is asked for again.
+    let span = trace::request(&Method::GET, uri.path(), &headers);
+    let opening = open(app, query, client, Transport::Direct);
+    let mut response = opening.instrument(span.clone()).await;
+    trace::answered(&span, response.status());
     let origin = headers.get(header::ORIGIN);
     app.gate.origins().dress(origin, response.headers_mut());
     Ok(response)

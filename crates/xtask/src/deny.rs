@@ -13,7 +13,8 @@ pub(crate) fn check() -> Result<(), String> {
         );
         return Ok(());
     }
-    cargo(&["deny", "check", "bans", "licenses", "sources"])?;
+    let quietly = "--hide-inclusion-graph";
+    cargo(&["deny", "check", quietly, "bans", "licenses", "sources"])?;
     // The database of advisories is a repository, which not every machine can reach.
     if !succeeds(&["deny", "fetch", "db"]) {
         eprintln!(
@@ -21,7 +22,7 @@ pub(crate) fn check() -> Result<(), String> {
         );
         return Ok(());
     }
-    cargo(&["deny", "check", "advisories"])
+    cargo(&["deny", "check", quietly, "advisories"])
 }
 
 fn succeeds(args: &[&str]) -> bool {

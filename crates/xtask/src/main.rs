@@ -5,6 +5,7 @@
 mod clients;
 mod deny;
 mod matrix;
+mod proxies;
 
 use std::{
     env,
@@ -22,7 +23,9 @@ usage: cargo xtask <verb>
           the end-to-end tests on Postgres 15, 16, 17 and 18, or on these; all tests, or these
   torture [SECONDS] [SEED]
           writers, clients and hubs under faults, 600 s by default
-  proxies the tests of streams, pages and cursors, behind nginx, Caddy and HAProxy each
+  proxies [NAME]...
+          the end-to-end tests of all that goes over HTTP, behind nginx, Caddy and HAProxy, or
+          behind these
   soak [SECONDS]
           the pages, left running at 200 events/s, half an hour by default: what they hold
   pixels  from INSERT to pixels, in Chromium
@@ -32,7 +35,8 @@ usage: cargo xtask <verb>
   clients install others' clients for the tests; test does so by itself
   load SCENARIO [OPTIONS]
           the real program under load: fan-out, memory, flood, lanes, replay, storm, stalled,
-          writers, copy, attach, publish, h2, slow, polling; plot draws what fan-out has measured
+          writers, copy, attach, publish, h2, slow, polling, instances; plot draws what fan-out
+          has measured
   bench   all benches (some minutes), figures in target/criterion";
 
 fn main() -> ExitCode {
@@ -47,7 +51,7 @@ fn main() -> ExitCode {
         "pixels" => ignored("browser::pixels"),
         "pictures" => ignored("browser::pictures"),
         "load" => load(),
-        "proxies" => proxies(),
+        "proxies" => proxies::run(&env::args().skip(2).collect::<Vec<_>>()),
         "docs" => docs(),
         "bench" => cargo(&["bench"]),
         "clients" => clients::install(),
@@ -65,29 +69,6 @@ fn main() -> ExitCode {
 fn test() -> Result<(), String> {
     clients::install()?;
     cargo(&["test", "--workspace"])
-}
-
-/// With each proxy before each hub. Of the tests, those that want no more of a connection than a
-/// proxy can give.
-fn proxies() -> Result<(), String> {
-    clients::install()?;
-    for proxy in ["nginx", "caddy", "haproxy"] {
-        cargo_with(
-            &[("BELLWETHER_TEST_PROXY", proxy.to_owned())],
-            &[
-                "test",
-                "--test",
-                "end_to_end",
-                "--",
-                "spine::",
-                "resume::",
-                "publish::",
-                "order::",
-                "snapshots::",
-            ],
-        )?;
-    }
-    Ok(())
 }
 
 /// The tests that hold documents against the program, told to write them instead.
