@@ -534,7 +534,7 @@ async fn silence_is_told_after_20_s_and_ended_after_45() {
     tab.eval(connect).await;
     is_live(&tab).await;
     kill(hub.pid(), Signal::SIGSTOP).unwrap();
-    tab.eval("later += 18_000; looks = 0").await;
+    tab.eval("later += 15_000; looks = 0").await;
     tab.eventually("looks > 1", true).await;
     assert_eq!(tab.eval("hub.status.state").await, "live");
     tab.eval("later += 6_000").await;

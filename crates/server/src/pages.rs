@@ -291,9 +291,12 @@ impl Page {
 
     /// About how many bytes of memory it takes.
     fn weight(&self) -> usize {
-        // Once as frames and once in one run.
-        let frame = |frame: &Frame| size_of::<Frame>() + 2 * frame.wire.weight() + 32;
-        let leaf = |leaf: &Leaf| leaf.frames.iter().map(frame).sum::<usize>();
+        let frame = |frame: &Frame| size_of::<Frame>() + frame.wire.weight() + 32;
+        let leaf = |leaf: &Leaf| {
+            let frames: usize = leaf.frames.iter().map(frame).sum();
+            // Once as frames and once in one run; a large one is that already.
+            frames * leaf.frames.len().min(2)
+        };
         size_of::<Self>() + self.leaves.iter().map(leaf).sum::<usize>()
     }
 }
@@ -339,7 +342,10 @@ impl Leaf {
             && wanted.len() == self.topics.len()
             && !filter.has_names();
         if is_whole && filter.form() == PLAIN {
-            let all = || concat(self.frames.iter(), PLAIN);
+            let all = || match &self.frames[..] {
+                [frame] => frame.wire.bytes(PLAIN),
+                frames => concat(frames.iter(), PLAIN),
+            };
             return (self.whole.get_or_init(all).clone(), self.frames.len());
         }
         let is_due = |frame: &&Frame| {
@@ -353,7 +359,7 @@ impl Leaf {
     }
 }
 
-/// A copy, and no slices: a client that is slow to take one of them would keep all.
+/// A copy, and no slices: a client that is slow to take one of them would keep all of them.
 fn concat<'a>(frames: impl Iterator<Item = &'a Frame>, form: Form) -> Bytes {
     let mut bytes = BytesMut::new();
     frames.for_each(|frame| frame.wire.append(form, &mut bytes));
