@@ -344,7 +344,7 @@ impl Leaf {
         if is_whole && filter.form() == PLAIN {
             let all = || match &self.frames[..] {
                 [frame] => frame.wire.bytes(PLAIN),
-                frames => concat(frames.iter(), PLAIN),
+                frames => concat(frames.iter(), PLAIN).0,
             };
             return (self.whole.get_or_init(all).clone(), self.frames.len());
         }
@@ -354,16 +354,19 @@ impl Leaf {
                 && wanted.contains(&frame.topic)
                 && filter.has_name(&frame.name)
         };
-        let due = || self.frames.iter().filter(is_due);
-        (concat(due(), filter.form()), due().count())
+        concat(self.frames.iter().filter(is_due), filter.form())
     }
 }
 
-/// A copy, and no slices: a client that is slow to take one of them would keep all of them.
-fn concat<'a>(frames: impl Iterator<Item = &'a Frame>, form: Form) -> Bytes {
-    let mut bytes = BytesMut::new();
-    frames.for_each(|frame| frame.wire.append(form, &mut bytes));
-    bytes.freeze()
+/// The bytes of some frames, and how many they are. A copy, and no slices: a client that is slow to
+/// take one of them would keep all of them.
+fn concat<'a>(frames: impl Iterator<Item = &'a Frame>, form: Form) -> (Bytes, usize) {
+    let (mut bytes, mut count) = (BytesMut::new(), 0);
+    for frame in frames {
+        frame.wire.append(form, &mut bytes);
+        count += 1;
+    }
+    (bytes.freeze(), count)
 }
 
 /// Tells that what lies between two positions is gone.
