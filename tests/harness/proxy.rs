@@ -59,6 +59,14 @@ impl Kind {
     }
 }
 
+/// Where a proxy has its files, what it is before, and where it listens.
+struct Site<'a> {
+    folder: &'a Path,
+    hubs: &'a [SocketAddr],
+    address: SocketAddr,
+    tls: SocketAddr,
+}
+
 impl Proxy {
     /// As it is packaged.
     pub(crate) async fn start(kind: Kind, hubs: &[SocketAddr]) -> Self {
@@ -78,10 +86,16 @@ impl Proxy {
         for (from, to) in replaced {
             replace(&mut config, from, to);
         }
+        let site = Site {
+            folder: folder.path(),
+            hubs,
+            address,
+            tls,
+        };
         let mut command = match kind {
-            Kind::Nginx => nginx(folder.path(), config, hubs, address, tls),
-            Kind::Caddy => caddy(folder.path(), config, hubs, address, tls),
-            Kind::Haproxy => haproxy(folder.path(), config, hubs, address, tls),
+            Kind::Nginx => nginx(config, &site),
+            Kind::Caddy => caddy(config, &site),
+            Kind::Haproxy => haproxy(config, &site),
         };
         let process = command.kill_on_drop(true).stdin(Stdio::null()).spawn();
         let missing = "cargo xtask test installs it";
@@ -99,13 +113,13 @@ impl Proxy {
     }
 }
 
-fn nginx(
-    folder: &Path,
-    mut config: String,
-    hubs: &[SocketAddr],
-    address: SocketAddr,
-    tls: SocketAddr,
-) -> Command {
+fn nginx(mut config: String, site: &Site<'_>) -> Command {
+    let Site {
+        folder,
+        hubs,
+        address,
+        tls,
+    } = *site;
     each_hub(&mut config, hubs);
     let listen = format!("listen {address}; listen {tls} ssl http2;");
     replace(&mut config, "listen 443 ssl http2;", &listen);
@@ -127,13 +141,13 @@ fn nginx(
     command
 }
 
-fn caddy(
-    folder: &Path,
-    mut config: String,
-    hubs: &[SocketAddr],
-    address: SocketAddr,
-    tls: SocketAddr,
-) -> Command {
+fn caddy(mut config: String, site: &Site<'_>) -> Command {
+    let Site {
+        folder,
+        hubs,
+        address,
+        tls,
+    } = *site;
     let hubs: Vec<String> = hubs.iter().map(ToString::to_string).collect();
     replace(&mut config, HUB, &hubs.join(" "));
     let folder = folder.display();
@@ -156,13 +170,13 @@ fn caddy(
     command
 }
 
-fn haproxy(
-    folder: &Path,
-    mut config: String,
-    hubs: &[SocketAddr],
-    address: SocketAddr,
-    tls: SocketAddr,
-) -> Command {
+fn haproxy(mut config: String, site: &Site<'_>) -> Command {
+    let Site {
+        folder,
+        hubs,
+        address,
+        tls,
+    } = *site;
     each_hub(&mut config, hubs);
     replace(
         &mut config,
