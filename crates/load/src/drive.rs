@@ -62,7 +62,7 @@ pub(crate) struct Pace {
 }
 
 /// One of the connections that publish.
-enum Writer {
+pub(crate) enum Writer {
     Rows(Client, Statement),
     Http(TcpStream, &'static str),
     Resp(TcpStream),
@@ -81,13 +81,25 @@ impl Pace {
         events.div_ceil(TIMED)
     }
 
-    /// Publishes. Returns what was.
-    pub(crate) async fn publish(self, way: &Way) -> Result<Written> {
-        let batch = u64::from(self.batch());
+    /// The connections to publish over, which are as ready as if they had been there for long.
+    pub(crate) async fn connect(&self, way: &Way) -> Result<Vec<Writer>> {
         let writers = match way {
             Way::Raw(_) => 1,
             _ => WRITERS.min(self.rate.div_ceil(self.batch())),
         };
+        let mut ready = Vec::new();
+        for _ in 0..writers {
+            let writer = Writer::connect(way).await?;
+            writer.warm_up(self).await?;
+            ready.push(writer);
+        }
+        Ok(ready)
+    }
+
+    /// Publishes. Returns what was.
+    pub(crate) async fn publish(self, over: Vec<Writer>) -> Result<Written> {
+        let batch = u64::from(self.batch());
+        let writers = u32::try_from(over.len())?;
         let stride = self.stride();
         let due = self.rate.div_ceil(self.batch());
         let pause = Duration::from_secs(1) * writers / due;
@@ -96,13 +108,9 @@ impl Pace {
         let committed: Arc<[AtomicU64]> = slots.collect();
         let first = self.first.next_multiple_of(stride);
 
-        let mut ready = Vec::new();
-        for _ in 0..writers {
-            ready.push(Writer::connect(way).await?);
-        }
         let start = Instant::now();
         let mut tasks = JoinSet::new();
-        for (nth, mut writer) in (0..writers).zip(ready) {
+        for (nth, mut writer) in (0..writers).zip(over) {
             let mut ticks = time::interval_at(start + pause * nth / writers, pause);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
             let committed = Arc::clone(&committed);
@@ -181,18 +189,22 @@ impl Writer {
         })
     }
 
+    /// Has a session of Postgres plan what it is to do, and publishes nothing.
+    async fn warm_up(&self, pace: &Pace) -> Result<()> {
+        let Self::Rows(client, insert) = self else {
+            return Ok(());
+        };
+        client.batch_execute("BEGIN").await?;
+        insert_rows(client, insert, pace.first, pace).await?;
+        client.batch_execute("ROLLBACK").await?;
+        Ok(())
+    }
+
     /// Publishes a batch from this number on, and waits until it is.
     async fn write(&mut self, n: u64, pace: &Pace) -> Result<()> {
         let batch = u64::from(pace.batch());
         match self {
-            Self::Rows(client, insert) => {
-                let (n, t) = (i64::try_from(n)?, i64::try_from(now())?);
-                let (batch, lanes) = (i64::try_from(batch)?, i64::from(pace.lanes));
-                let pad = i32::try_from(pace.pad)?;
-                client
-                    .execute(&*insert, &[&n, &t, &batch, &lanes, &pad])
-                    .await?;
-            }
+            Self::Rows(client, insert) => insert_rows(client, insert, n, pace).await?,
             Self::Http(stream, path) => {
                 for n in n..n + batch {
                     let data = data(n, pace.pad);
@@ -232,6 +244,16 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+async fn insert_rows(client: &Client, insert: &Statement, n: u64, pace: &Pace) -> Result<()> {
+    let (n, t) = (i64::try_from(n)?, i64::try_from(now())?);
+    let (batch, lanes) = (i64::from(pace.batch()), i64::from(pace.lanes));
+    let pad = i32::try_from(pace.pad)?;
+    client
+        .execute(insert, &[&n, &t, &batch, &lanes, &pad])
+        .await?;
+    Ok(())
 }
 
 /// What an attached row looks like.

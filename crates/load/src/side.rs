@@ -80,9 +80,10 @@ impl Side {
         for crowd in &mut self.crowds {
             crowd.begin(pace.stride()).await?;
         }
+        let writers = pace.connect(&self.peer.way).await?;
         let (before, postgres) = (self.peer.processor()?, stage.processor()?);
         let written = tokio::select! {
-            written = pace.publish(&self.peer.way) => written?,
+            written = pace.publish(writers) => written?,
             failed = watch => return Err(failed.err().unwrap_or_else(|| anyhow!("it goes on"))),
         };
         let published = Instant::now();
