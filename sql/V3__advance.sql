@@ -116,6 +116,11 @@ BEGIN
     IF known_head = head AND known_looked IS NOT NULL THEN
         looked := known_looked;
     END IF;
+    -- Where nothing has begun or ended since, there is nothing to find.
+    IF pg_current_snapshot()::text = looked::text THEN
+        looked_xmin := pg_snapshot_xmin(looked)::text::bigint;
+        RETURN;
+    END IF;
     SELECT pg_current_snapshot(), EXISTS (SELECT FROM bellwether.unseen(looked))
     INTO known_looked, found_new;
 

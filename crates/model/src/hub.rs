@@ -73,20 +73,12 @@ pub enum Next {
     Settle(Why, Awake, u8, u8),
     /// Tells the others.
     Announce,
-    /// `lapse`: first half.
-    Lapse,
-    /// `lapse`: second half, with the fence if it has it already (by mistake).
+    /// `lapse`, after its first half, with the fence if it has it already (by mistake).
     Lapsed(Option<u8>),
-    /// `sleep`: reads `awake_hub`. What the stream has grown by is read afterwards.
-    Sleep {
-        /// Whether it has grown.
-        grew: bool,
-    },
+    /// `sleep`: reads `awake_hub`.
+    Sleep,
     /// `sleep`: clears it.
-    Slept {
-        /// Whether the stream has grown.
-        grew: bool,
-    },
+    Slept,
 }
 
 /// A way in which the next step can go, where there are several.
@@ -100,9 +92,10 @@ pub enum Way {
     Waits,
     /// The only one.
     On,
-    /// Awake: events were too few for too long. Promising: half of it is not gone yet.
-    /// Announcing: the hubs were counted a moment ago.
+    /// Promising: half of it is not gone yet. Announcing: the hubs were counted a moment ago.
     Spares,
+    /// The pause is over, and events were too few for too long.
+    Leaves,
 }
 
 /// One process.
@@ -201,6 +194,9 @@ impl Hub {
                 if self.mode != Mode::Asleep || rules.safety_poll {
                     ways.push(Way::Waits);
                 }
+                if self.mode == Mode::Awake {
+                    ways.push(Way::Leaves);
+                }
                 ways
             }
             Next::Claim(_) | Next::Number(..) if is_locked_out => vec![],
@@ -210,15 +206,12 @@ impl Hub {
             {
                 vec![Way::On, Way::Spares]
             }
-            // Whether it stays awake is decided with the look that finds nothing.
-            Next::Look(..) if self.mode == Mode::Awake => vec![Way::On, Way::Spares],
             _ => vec![Way::On],
         }
     }
 
     /// Takes its next step.
     pub fn step(&mut self, way: Way, rules: Rules, postgres: &mut Postgres) -> Told {
-        let is_cleared_last = rules.mistake == Some(Mistake::FenceBeforeClear);
         match self.next {
             Next::Pause => match way {
                 Way::IsTold => {
@@ -227,6 +220,15 @@ impl Hub {
                         self.mode = Mode::Following;
                     }
                     self.after_look(true, rules);
+                }
+                Way::Leaves if rules.mistake == Some(Mistake::FenceBeforeClear) => {
+                    let fence = postgres.draw_xid();
+                    postgres.end(fence);
+                    self.next = Next::Lapsed(Some(fence));
+                }
+                Way::Leaves => {
+                    postgres.until = Until::Zero;
+                    self.next = Next::Lapsed(None);
                 }
                 _ => {
                     let why = if way == Way::Hears {
@@ -257,7 +259,7 @@ impl Hub {
             Next::ReadBatch(why, awake) => {
                 if awake == Awake::Other {
                     self.looked = None;
-                    self.return_from(why, awake, postgres.head, 0, 0, way, rules, postgres);
+                    self.return_from(why, awake, postgres.head, 0, 0, rules, postgres);
                 } else {
                     let looked = self.looked.filter(|_| self.head == postgres.head);
                     let looked = looked.unwrap_or(postgres.seen);
@@ -268,7 +270,7 @@ impl Hub {
                 let now = postgres.snapshot();
                 if postgres.unseen(looked, now).is_empty() {
                     self.looked = Some(now);
-                    self.return_from(why, awake, head, now.xmin(), 0, way, rules, postgres);
+                    self.return_from(why, awake, head, now.xmin(), 0, rules, postgres);
                 } else {
                     let is_stale = rules.mistake == Some(Mistake::StaleSnapshot);
                     self.next = Next::Number(why, awake, is_stale.then_some((head, looked, now)));
@@ -280,7 +282,7 @@ impl Hub {
                 let (head, seen, now) = stale.unwrap_or(fresh);
                 if postgres.unseen(seen, now).is_empty() {
                     self.looked = Some(now);
-                    self.return_from(why, awake, head, now.xmin(), 0, way, rules, postgres);
+                    self.return_from(why, awake, head, now.xmin(), 0, rules, postgres);
                 } else {
                     let xid = postgres.draw_xid();
                     // What it numbers is what this snapshot sees, so that need not be kept.
@@ -304,11 +306,11 @@ impl Hub {
                 postgres.end(xid);
                 self.looked = Some(now);
                 let head = postgres.head;
-                self.return_from(why, awake, head, now.xmin(), numbered, way, rules, postgres);
+                self.return_from(why, awake, head, now.xmin(), numbered, rules, postgres);
             }
             Next::Settle(why, awake, head, ended_below) => {
                 postgres.durable = postgres.head;
-                self.decide(why, awake, head, ended_below, way, rules);
+                self.decide(why, awake, head, ended_below, rules);
             }
             Next::Announce => {
                 if way != Way::Spares {
@@ -319,15 +321,6 @@ impl Hub {
                 if self.counted == Some(true) {
                     return Told::Head(self.head);
                 }
-            }
-            Next::Lapse if is_cleared_last => {
-                let fence = postgres.draw_xid();
-                postgres.end(fence);
-                self.next = Next::Lapsed(Some(fence));
-            }
-            Next::Lapse => {
-                postgres.until = Until::Zero;
-                self.next = Next::Lapsed(None);
             }
             Next::Lapsed(fence) => {
                 let fence = if let Some(fence) = fence {
@@ -341,13 +334,13 @@ impl Hub {
                     fence
                 };
                 self.mode = Mode::Lapsing { fence };
-                self.next = Next::Pause;
+                self.next = Next::ReadCells(Why::Time);
             }
-            Next::Sleep { grew } if postgres.holder == self.id => self.next = Next::Slept { grew },
-            Next::Sleep { grew } => self.fall_asleep(grew, rules),
-            Next::Slept { grew } => {
+            Next::Sleep if postgres.holder == self.id => self.next = Next::Slept,
+            Next::Sleep => self.fall_asleep(),
+            Next::Slept => {
                 postgres.holder = 0;
-                self.fall_asleep(grew, rules);
+                self.fall_asleep();
             }
         }
         Told::Nothing
@@ -387,7 +380,6 @@ impl Hub {
         head: u8,
         ended_below: u8,
         numbered: u8,
-        way: Way,
         rules: Rules,
         postgres: &mut Postgres,
     ) {
@@ -398,20 +390,12 @@ impl Hub {
         if head > self.head && rules.mistake != Some(Mistake::ShowsAtOnce) {
             self.next = Next::Settle(why, awake, head, ended_below);
         } else {
-            self.decide(why, awake, head, ended_below, way, rules);
+            self.decide(why, awake, head, ended_below, rules);
         }
     }
 
     /// What follows from a look.
-    fn decide(
-        &mut self,
-        why: Why,
-        awake: Awake,
-        head: u8,
-        ended_below: u8,
-        way: Way,
-        rules: Rules,
-    ) {
+    fn decide(&mut self, why: Why, awake: Awake, head: u8, ended_below: u8, rules: Rules) {
         let grew = head > self.head;
         self.head = head;
         if self.announced <= head {
@@ -425,31 +409,26 @@ impl Hub {
             self.after_look(grew && tells, rules);
             return;
         }
-        let (mode, next) = match (self.mode, awake) {
-            (_, Awake::Other) => (Mode::Following, None),
-            _ if why == Why::Rung => (Mode::Awake, None),
+        self.mode = match (self.mode, awake) {
+            (_, Awake::Other) => Mode::Following,
+            _ if why == Why::Rung => Mode::Awake,
             (Mode::Asleep | Mode::Following, Awake::Abandoned) | (Mode::Following, Awake::Me) => {
-                (Mode::Awake, None)
+                Mode::Awake
             }
-            (Mode::Asleep | Mode::Awake, _) if grew => (Mode::Awake, None),
-            (Mode::Asleep | Mode::Following, _) => (Mode::Asleep, None),
-            (Mode::Awake, _) if way == Way::On => (Mode::Awake, None),
-            (Mode::Awake, _) => (Mode::Awake, Some(Next::Lapse)),
-            (Mode::Lapsing { fence }, _) if ended_below > fence => {
-                (self.mode, Some(Next::Sleep { grew }))
+            (Mode::Asleep, _) if grew => Mode::Awake,
+            (Mode::Asleep | Mode::Following, _) => Mode::Asleep,
+            (Mode::Lapsing { fence }, _) if ended_below > fence && !grew => {
+                self.next = Next::Sleep;
+                return;
             }
-            (mode, _) => (mode, None),
+            (mode, _) => mode,
         };
-        self.mode = mode;
-        match next {
-            Some(next) => self.next = next,
-            None => self.after_look(grew, rules),
-        }
+        self.after_look(grew, rules);
     }
 
-    fn fall_asleep(&mut self, grew: bool, rules: Rules) {
+    fn fall_asleep(&mut self) {
         self.mode = Mode::Asleep;
-        self.after_look(grew, rules);
+        self.next = Next::Pause;
     }
 
     /// The feed reads what is new, and tells the others if this hub numbered it.

@@ -17,6 +17,7 @@ struct Bell {
     heard: Notify,
     is_rung: AtomicBool,
     is_heard: AtomicBool,
+    has_newcomers: AtomicBool,
     announced: Mutex<Option<Cursor>>,
 }
 
@@ -36,6 +37,17 @@ impl Doorbell {
         self.0.heard.notify_one();
     }
 
+    /// Rings because a hub has begun to listen, be it this one.
+    pub fn ring_for_newcomer(&self) {
+        self.0.has_newcomers.store(true, Ordering::Release);
+        self.ring();
+    }
+
+    /// Whether hubs have begun to listen since this was last asked.
+    pub(crate) fn take_newcomers(&self) -> bool {
+        self.0.has_newcomers.swap(false, Ordering::Acquire)
+    }
+
     /// Tells of a head.
     pub fn announce(&self, head: Cursor) {
         *self.announced() = Some(head);
@@ -46,7 +58,7 @@ impl Doorbell {
     /// has to look: what was rung before may not have been heard.
     pub(crate) fn set_heard(&self, is_heard: bool) {
         if self.0.is_heard.swap(is_heard, Ordering::Relaxed) != is_heard {
-            self.ring();
+            self.ring_for_newcomer();
         }
     }
 

@@ -1,8 +1,9 @@
 //! The stream as it grows: batch after batch, over as many connections as it takes.
 
 use hub::{Ancestor, Cursor, Epoch, Event};
+use std::sync::Arc;
 use tokio::{sync::watch, time};
-use tokio_postgres::{Statement, types::ToSql};
+use tokio_postgres::{Client, Statement, types::ToSql};
 use tracing::{Instrument, field::Empty};
 
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
     limit::within,
     page::{AFTER, Pager, event},
     rights,
-    sequencer::{ADVANCE, Sequencer},
+    sequencer::Sequencer,
 };
 
 /// Who numbers holds the lock for as long as that takes, be it minutes after a load of
@@ -70,6 +71,7 @@ pub enum Update {
 /// One connection's worth of following.
 #[derive(Debug)]
 struct Session {
+    client: Arc<Client>,
     sequencer: Sequencer,
     after: Statement,
     pager: Pager,
@@ -136,7 +138,7 @@ impl Feed {
         let at = match at {
             Some(at) if at.epoch == session.epoch => at,
             former => {
-                session.sequencer.announce().await?;
+                session.sequencer.settle().await?;
                 let update = session.open(self.recent).await?;
                 let Update::Opened {
                     epoch,
@@ -157,12 +159,12 @@ impl Feed {
                 return Ok(update);
             }
         };
-        let mut head = session.sequencer.head();
-        if head == at.seq {
+        if session.sequencer.head() == at.seq {
             // Nothing left to read, so this is where it is not behind.
             Link::Up.tell(&self.link);
-            head = session.sequencer.wait_for_events().await?;
+            session.sequencer.wait_for_events().await?;
         }
+        let head = session.sequencer.head();
         let events = session.read_on(at.seq).await?;
         let seq = events.last().map_or(at.seq, |event| event.seq);
         let behind = head.saturating_sub(seq);
@@ -188,7 +190,7 @@ impl Session {
         metrics: Metrics,
         known: Option<Cursor>,
     ) -> Result<Self, Error> {
-        let client = database.connect().await?;
+        let client = Arc::new(database.connect().await?);
         let known_epoch = known.map(|known| known.epoch.to_string());
         let known_head = known.and_then(|known| i64::try_from(known.seq).ok());
         let known: [&(dyn ToSql + Sync); 2] = [&known_epoch, &known_head];
@@ -198,14 +200,15 @@ impl Session {
             tokio::try_join!(
                 client.batch_execute(PATIENCE),
                 client.query_one(connect, &known),
-                client.prepare(ADVANCE),
                 client.prepare(AFTER),
             )
         };
-        let ((), row, advance, after) = within("join the stream", join).await?;
+        let ((), row, after) = within("join the stream", join).await?;
         let epoch = parse_epoch(row.get(0))?;
-        let sequencer = Sequencer::new(client, advance, hub, doorbell, metrics, epoch).await?;
+        let own = Arc::clone(&client);
+        let sequencer = Sequencer::new(own, hub, doorbell, metrics, epoch).await?;
         Ok(Self {
+            client,
             sequencer,
             after,
             pager: Pager::default(),
@@ -219,7 +222,7 @@ impl Session {
         let recent = self.recent(head, most).await?;
         let ancestors =
             "SELECT id, lead(after_seq) OVER (ORDER BY n) FROM bellwether.epoch ORDER BY n";
-        let rows = self.sequencer.client().query(ancestors, &[]);
+        let rows = self.client.query(ancestors, &[]);
         let rows = within("read the epochs", rows).await?;
         let mut ancestors = Vec::new();
         for row in &rows {
@@ -232,7 +235,7 @@ impl Session {
                 });
             }
         }
-        let states = self.sequencer.client().query(STATES, &[]);
+        let states = self.client.query(STATES, &[]);
         let states = within("read the topics' states", states).await?;
         let states = states.iter().map(|row| event(row, None));
         let states = states.collect::<Result<Vec<_>, _>>()?;
@@ -276,20 +279,23 @@ impl Session {
     }
 
     async fn page_after(&self, seq: u64, at_most: u64) -> Result<Vec<Event>, Error> {
-        let client = self.sequencer.client();
-        let page = self.pager.read(client, &self.after, seq, at_most);
+        let page = self.pager.read(&self.client, &self.after, seq, at_most);
         within("read what is new", page).await?
     }
 
     /// A page of what follows a position, which exists, up to the head: what another hub has
-    /// numbered beyond it may not be durable yet. Other hubs are told meanwhile.
+    /// numbered beyond it may not be durable yet.
     async fn read_on(&mut self, seq: u64) -> Result<Vec<Event>, Error> {
-        self.sequencer.announce().await?;
         let at_most = PAGE_EVENTS.min(self.sequencer.head() - seq);
         let look = self.sequencer.take_span();
         let span = tracing::trace_span!(target: SPANS, parent: &look, "read", events = Empty);
-        let events = self.page_after(seq, at_most).instrument(span.clone());
-        let events = events.await?;
+        let page = self.pager.read(&self.client, &self.after, seq, at_most);
+        let page = within("read what is new", page).instrument(span.clone());
+        let settle = tracing::trace_span!(target: SPANS, parent: &look, "settle");
+        // Sent together. What has been read is handed out when it is durable.
+        let settled = self.sequencer.settle().instrument(settle);
+        let ((), events) = tokio::try_join!(settled, page)?;
+        let events = events?;
         span.record("events", counted(events.len()));
         match events.first() {
             Some(first) if first.seq == seq + 1 => Ok(events),

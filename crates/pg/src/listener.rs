@@ -12,10 +12,13 @@ use crate::{
 };
 
 /// The lock is what other hubs count, to know whether anybody wants announcements; it goes
-/// with the session. The ring has them count anew.
+/// with the session. That a hub has come has them count anew.
 const LISTEN: &str = "
     LISTEN bellwether; SELECT pg_advisory_lock_shared(bellwether.hub_lock());
-    SELECT bellwether.notify('')";
+    SELECT bellwether.notify('hub')";
+
+/// What is said there by a hub that has come.
+const NEWCOMER: &str = "hub";
 
 /// Whether the session still listens, and whether writers can ring: how full the server's
 /// queue of notifications is, of 1.
@@ -97,15 +100,16 @@ impl Listener {
 
     /// Anybody may notify, so what is no announcement is taken for a ring, which costs a look.
     fn hear(&self, payload: &str) {
-        match payload.parse::<Cursor>() {
-            Ok(head) => {
-                self.metrics.announcements.inc();
-                self.doorbell.announce(head);
-            }
-            Err(_) => {
-                self.metrics.rings.inc();
-                self.doorbell.ring();
-            }
+        if let Ok(head) = payload.parse::<Cursor>() {
+            self.metrics.announcements.inc();
+            self.doorbell.announce(head);
+            return;
+        }
+        self.metrics.rings.inc();
+        if payload == NEWCOMER {
+            self.doorbell.ring_for_newcomer();
+        } else {
+            self.doorbell.ring();
         }
     }
 

@@ -19,7 +19,7 @@
 //! others follow: they are told of each batch, and watch that the promise is kept.
 
 use hub::{Cursor, Epoch};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::{self, Instant};
 use tokio_postgres::{Client, Statement, types::ToSql};
 use tracing::{Instrument, Span, field::Empty};
@@ -56,16 +56,29 @@ const DEAF_PAUSE: Duration = Duration::from_millis(20);
 /// How often the hubs are counted, to know whether anybody wants announcements.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
-pub(crate) const ADVANCE: &str = "
+const ADVANCE: &str = "
     SELECT awake, epoch, head, looked::text, looked_xmin, numbered
     FROM bellwether.advance($1, $2, $3, $4::text::pg_snapshot)";
+
+/// Whether any of the hubs that listen is another one, of whose number this one has so many.
+const HAS_OTHERS: &str = "SELECT bellwether.count_hubs() > $1";
+
+/// What it says again and again, prepared: each is one message there and one back.
+#[derive(Debug)]
+struct Statements {
+    advance: Statement,
+    settle: Statement,
+    lapse: Statement,
+    sleep: Statement,
+    has_others: Statement,
+}
 
 /// Numbers what has committed, at the right moments, on one connection; or hears that
 /// another hub does.
 #[derive(Debug)]
 pub(crate) struct Sequencer {
-    client: Client,
-    advance: Statement,
+    client: Arc<Client>,
+    statements: Statements,
     /// This hub's number among those on the database.
     hub: i64,
     doorbell: Doorbell,
@@ -75,8 +88,9 @@ pub(crate) struct Sequencer {
     lingers: bool,
     lapsed: Instant,
     epoch: Epoch,
-    /// The newest number in the stream that is known to be durable.
+    /// The newest number in the stream that is known, and whether it is durable for sure.
     head: u64,
+    is_settled: bool,
     /// The snapshot up to which nothing is missing in the stream, if this hub has looked.
     looked: Option<String>,
     /// Events that the safety poll found and nobody has rung for yet.
@@ -98,6 +112,8 @@ enum State {
         pause: Duration,
         last_event: Instant,
     },
+    /// Has promised to look, and takes that back with its next look if nobody rings before.
+    Leaving { pause: Duration },
     /// Has taken the promise back; waits for all transactions below the fence to end.
     Lapsing { pause: Duration, fence: i64 },
     /// Another hub has promised to look.
@@ -108,12 +124,15 @@ enum State {
 #[derive(Debug)]
 struct Look {
     awake: Awake,
-    /// Whether the stream grew, whoever numbered.
-    grew: bool,
+    /// The newest number in the stream, whoever gave it.
+    head: u64,
+    /// The snapshot up to which nothing is missing before that, if it was for this hub to look.
+    looked: Option<String>,
     /// How many events this look numbered.
     numbered: u64,
     /// All transactions below this one had ended when it looked.
     ended_below: i64,
+    span: Span,
 }
 
 /// Who is awake, as the database has it.
@@ -132,16 +151,15 @@ impl Sequencer {
     /// Takes over a connection to a stream. Starts awake, unless another hub is: it does
     /// not know what happened before, and not whether that is durable.
     pub(crate) async fn new(
-        client: Client,
-        advance: Statement,
+        client: Arc<Client>,
         hub: i64,
         doorbell: Doorbell,
         metrics: Metrics,
         epoch: Epoch,
     ) -> Result<Self, Error> {
         let mut sequencer = Self {
+            statements: Statements::prepare(&client).await?,
             client,
-            advance,
             hub,
             doorbell,
             metrics,
@@ -150,6 +168,7 @@ impl Sequencer {
             lapsed: Instant::now(),
             epoch,
             head: 0,
+            is_settled: false,
             looked: None,
             unrung: 0,
             is_announced: true,
@@ -160,15 +179,12 @@ impl Sequencer {
         if look.awake == Awake::Other {
             sequencer.state = State::Following;
         }
+        sequencer.note(look);
         Ok(sequencer)
     }
 
-    /// The connection, for reading what was numbered.
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
-    }
-
-    /// The newest number in the stream, as far as is known. It is durable.
+    /// The newest number in the stream, as far as is known. Nothing up to it may be shown before
+    /// `settle` has returned.
     pub(crate) fn head(&self) -> u64 {
         self.head
     }
@@ -178,10 +194,20 @@ impl Sequencer {
         std::mem::replace(&mut self.span, Span::none())
     }
 
-    /// Waits until there are events beyond what is known; returns the newest one's number.
-    pub(crate) async fn wait_for_events(&mut self) -> Result<u64, Error> {
+    /// Waits until there are events beyond what is known.
+    pub(crate) async fn wait_for_events(&mut self) -> Result<(), Error> {
         while !self.step().await? {}
-        Ok(self.head)
+        Ok(())
+    }
+
+    /// Waits until all up to the head is durable, and tells the other hubs of it.
+    pub(crate) async fn settle(&mut self) -> Result<(), Error> {
+        if !self.is_settled {
+            let settle = self.client.execute(&self.statements.settle, &[]);
+            within("wait until what is numbered is durable", settle).await?;
+            self.is_settled = true;
+        }
+        self.announce().await
     }
 
     /// One pause, one look, and what follows from it. Returns whether the stream grew.
@@ -191,6 +217,7 @@ impl Sequencer {
         let call = time::timeout(pause, self.doorbell.call(self.epoch, self.head)).await;
         if let Ok(Call::Announced(head)) = call {
             self.head = head;
+            self.is_settled = true;
             self.looked = None;
             if self.state == State::Asleep {
                 self.state = State::Following;
@@ -199,20 +226,29 @@ impl Sequencer {
             return Ok(true);
         }
         let is_rung = call.is_ok();
-        let slept_for = self.lapsed.elapsed();
-        if is_rung {
-            // Maybe by a hub that is new.
-            self.others.1 = None;
+        if is_rung && matches!(self.state, State::Leaving { .. }) {
+            self.state = State::awake();
         }
-        let look = self
-            .look(is_rung || matches!(self.state, State::Awake { .. }))
-            .await?;
+        let slept_for = self.lapsed.elapsed();
+        let look = match self.state {
+            // Sent together: the look begins when the promise has been taken back.
+            State::Leaving { .. } => {
+                let (fence, look) = tokio::try_join!(self.lapse(), self.look(false))?;
+                self.lapsed = Instant::now();
+                let pause = LAPSING_PAUSE.0;
+                self.state = State::Lapsing { pause, fence };
+                look
+            }
+            State::Awake { .. } => self.look(true).await?,
+            _ => self.look(is_rung).await?,
+        };
         if !is_rung {
             self.metrics.numbered_unrung.inc_by(look.numbered);
         }
         self.watch_for_silence(is_rung, &look);
+        let grew = look.head > self.head;
         self.lingers = match self.state {
-            State::Awake { .. } => self.lingers || look.grew,
+            State::Awake { .. } => self.lingers || grew,
             _ => slept_for < SHORT_SLEEP,
         };
 
@@ -226,27 +262,19 @@ impl Sequencer {
             }
             // This hub has promised, and then not looked for longer than that.
             (State::Following, Awake::Me) => State::awake(),
-            (State::Asleep | State::Awake { .. }, _) if look.grew => State::awake(),
+            (State::Asleep | State::Awake { .. }, _) if grew => State::awake(),
             (State::Asleep | State::Following, _) => State::Asleep,
-            (State::Awake { pause, last_event }, _)
-                if pause * 2 <= AWAKE_PAUSE.1
-                    || (self.lingers && last_event.elapsed() < LINGER) =>
-            {
-                State::Awake {
-                    pause: (pause * 2).min(AWAKE_PAUSE.1),
-                    last_event,
-                }
-            }
-            (State::Awake { .. }, _) => {
-                let fence = self.lapse().await?;
-                self.lapsed = Instant::now();
-                State::Lapsing {
-                    pause: LAPSING_PAUSE.0,
-                    fence,
+            (State::Awake { pause, last_event }, _) => {
+                let pause = (pause * 2).min(AWAKE_PAUSE.1);
+                let lingers = self.lingers && last_event.elapsed() < LINGER;
+                if lingers || pause * 2 <= AWAKE_PAUSE.1 {
+                    State::Awake { pause, last_event }
+                } else {
+                    State::Leaving { pause }
                 }
             }
             // That look came after the last of them had ended, so it missed none.
-            (State::Lapsing { fence, .. }, _) if look.ended_below > fence => {
+            (State::Lapsing { fence, .. }, _) if look.ended_below > fence && !grew => {
                 self.sleep().await?;
                 State::Asleep
             }
@@ -254,15 +282,17 @@ impl Sequencer {
                 pause: (pause * 2).min(LAPSING_PAUSE.1),
                 fence,
             },
+            (State::Leaving { .. }, _) => unreachable!("it has left, or is awake"),
         };
         let is_asleep = self.state == State::Asleep;
         self.metrics.asleep.set(i64::from(is_asleep));
-        Ok(look.grew)
+        self.note(look);
+        Ok(grew)
     }
 
-    /// Numbers what is new, if that is for this hub to do, and waits until it is durable; with
-    /// a promise, writers need not ring for a while.
-    async fn look(&mut self, promise: bool) -> Result<Look, Error> {
+    /// Numbers what is new, if that is for this hub to do; with a promise, writers need not ring
+    /// for a while.
+    async fn look(&self, promise: bool) -> Result<Look, Error> {
         let promise_ms = if promise {
             i32::try_from(PROMISE.as_millis()).expect("it is short")
         } else {
@@ -272,43 +302,41 @@ impl Sequencer {
         let known: [&(dyn ToSql + Sync); 4] = [&self.hub, &promise_ms, &head, &self.looked];
         let span = tracing::trace_span!(target: SPANS, "look", events = Empty);
         let advance = tracing::trace_span!(target: SPANS, parent: &span, "advance", events = Empty);
-        let look = self.client.query_one(&self.advance, &known);
-        let look = within("look for events", look).instrument(advance.clone());
-        let row = look.await?;
+        let row = self.client.query_one(&self.statements.advance, &known);
+        let row = within("look for events", row).instrument(advance.clone());
+        let row = row.await?;
 
         if row.get::<_, &str>(1).parse() != Ok(self.epoch) {
             return Err(Error::EpochEnded(self.epoch));
         }
-        let head = row.get::<_, i64>(2).unsigned_abs();
         let look = Look {
             awake: Awake::parse(row.get(0))?,
-            grew: head > self.head,
+            head: row.get::<_, i64>(2).unsigned_abs(),
+            looked: row.get(3),
             numbered: row.get::<_, i64>(5).unsigned_abs(),
             ended_below: row.get::<_, Option<i64>>(4).unwrap_or(0),
+            span,
         };
-        if look.grew {
+        if look.head > self.head {
             // What has no number of events found none, and is not collected.
-            span.record("events", counted(head - self.head));
+            look.span.record("events", counted(look.head - self.head));
             advance.record("events", counted(look.numbered));
-            drop(advance);
-            let settle = tracing::trace_span!(target: SPANS, parent: &span, "settle");
-            self.settle().instrument(settle).await?;
-            self.span = span;
         }
-        self.metrics.looks.inc();
-        self.metrics.looks_found.inc_by(look.grew.into());
-        self.metrics.numbered.inc_by(look.numbered);
-        self.is_announced &= look.numbered == 0;
-        self.head = head;
-        self.looked = row.get(3);
         Ok(look)
     }
 
-    /// Waits until all that a look saw is durable. Only then may it be shown.
-    async fn settle(&self) -> Result<(), Error> {
-        let settle = self.client.execute("SELECT bellwether.settle()", &[]);
-        within("wait until what is numbered is durable", settle).await?;
-        Ok(())
+    /// Begins the next look where this one has ended.
+    fn note(&mut self, look: Look) {
+        self.metrics.looks.inc();
+        self.metrics.numbered.inc_by(look.numbered);
+        self.is_announced &= look.numbered == 0;
+        self.looked = look.looked;
+        if look.head > self.head {
+            self.metrics.looks_found.inc();
+            self.is_settled = false;
+            self.span = look.span;
+        }
+        self.head = look.head;
     }
 
     /// Counts what the safety poll finds and nobody rings for. A ring may come a moment after
@@ -328,14 +356,14 @@ impl Sequencer {
 
     /// Takes the promise back. All who saw it have transaction ids below the fence.
     async fn lapse(&self) -> Result<i64, Error> {
-        let lapse = self.client.query_one("SELECT bellwether.lapse()", &[]);
+        let lapse = self.client.query_one(&self.statements.lapse, &[]);
         Ok(within("take back the promise to look", lapse).await?.get(0))
     }
 
     async fn sleep(&self) -> Result<(), Error> {
         self.metrics.sleeps.inc();
         let hub: [&(dyn ToSql + Sync); 1] = [&self.hub];
-        let sleep = self.client.execute("SELECT bellwether.sleep($1)", &hub);
+        let sleep = self.client.execute(&self.statements.sleep, &hub);
         within("fall asleep", sleep).await?;
         Ok(())
     }
@@ -344,7 +372,7 @@ impl Sequencer {
     ///
     /// In a transaction of its own and without waiting for the disk: a commit that notifies
     /// holds a lock of the whole cluster for as long as it takes. What is told is durable.
-    pub(crate) async fn announce(&mut self) -> Result<(), Error> {
+    async fn announce(&mut self) -> Result<(), Error> {
         if std::mem::replace(&mut self.is_announced, true) || !self.has_others().await? {
             return Ok(());
         }
@@ -360,17 +388,41 @@ impl Sequencer {
 
     async fn has_others(&mut self) -> Result<bool, Error> {
         let (has_others, counted) = self.others;
-        if counted.is_some_and(|at| at.elapsed() < COUNT_INTERVAL) {
+        let has_changed = self.doorbell.take_newcomers();
+        if !has_changed && counted.is_some_and(|at| at.elapsed() < COUNT_INTERVAL) {
             return Ok(has_others);
         }
         // This one is among them, unless its listener is away.
         let own = i64::from(self.doorbell.is_heard());
-        let count = "SELECT bellwether.count_hubs() > $1";
         let others: [&(dyn ToSql + Sync); 1] = [&own];
-        let row = self.client.query_one(count, &others);
+        let row = self.client.query_one(&self.statements.has_others, &others);
         let has_others = within("count the hubs", row).await?.get(0);
         self.others = (has_others, Some(Instant::now()));
         Ok(has_others)
+    }
+}
+
+impl Statements {
+    async fn prepare(client: &Client) -> Result<Self, Error> {
+        // Sent together, for one round trip.
+        let prepared = async {
+            tokio::try_join!(
+                client.prepare(ADVANCE),
+                client.prepare("SELECT bellwether.settle()"),
+                client.prepare("SELECT bellwether.lapse()"),
+                client.prepare("SELECT bellwether.sleep($1)"),
+                client.prepare(HAS_OTHERS),
+            )
+        };
+        let prepared = within("prepare to number events", prepared).await?;
+        let (advance, settle, lapse, sleep, has_others) = prepared;
+        Ok(Self {
+            advance,
+            settle,
+            lapse,
+            sleep,
+            has_others,
+        })
     }
 }
 
@@ -385,7 +437,9 @@ impl State {
     /// How long to wait for a call before the next look.
     fn pause(self, is_heard: bool) -> Duration {
         match self {
-            Self::Awake { pause, .. } | Self::Lapsing { pause, .. } => pause,
+            Self::Awake { pause, .. } | Self::Leaving { pause } | Self::Lapsing { pause, .. } => {
+                pause
+            }
             Self::Asleep | Self::Following if !is_heard => DEAF_PAUSE,
             Self::Asleep => SAFETY_POLL,
             Self::Following => FOLLOWING_PAUSE,
