@@ -102,7 +102,9 @@ BEGIN
     END IF;
 END $$;
 
--- Takes the promise back: from now on writers ring. Returns the fence.
+-- Takes the promise back: from now on writers ring. Returns the fence, and whether all below it
+-- have ended already, so that there will be nothing to wait for after the next look: then this
+-- is `sleep`, too.
 --
 -- A writer that still saw the promise had its transaction id before it looked at
 -- the cell, hence a smaller one than the fence, which is drawn after the cell was
@@ -112,12 +114,17 @@ END $$;
 --
 -- If another hub has taken over meanwhile, this takes that one's promise back,
 -- which costs a ring and no more: it promises anew with its next look.
-CREATE FUNCTION bellwether.lapse(OUT fence bigint)
+CREATE FUNCTION bellwether.lapse(hub bigint, OUT fence bigint, OUT is_asleep boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM setval('bellwether.awake_until', 0);
     fence := pg_current_xact_id()::text::bigint;
+    is_asleep := pg_snapshot_xmin(pg_current_snapshot())::text::bigint = fence
+        AND pg_try_advisory_xact_lock(hashtextextended('bellwether.advance', 0));
+    IF is_asleep AND pg_sequence_last_value('bellwether.awake_hub') = hub THEN
+        PERFORM setval('bellwether.awake_hub', 0);
+    END IF;
 END $$;
 
 -- Says that the stragglers have come in, too. With the lock, so as not to wipe out

@@ -14,7 +14,7 @@ use tokio::{
     sync::{Mutex, OwnedSemaphorePermit, Semaphore},
 };
 
-use crate::harness::{eventually, within};
+use crate::harness::{ProxyKind, eventually, within};
 
 /// Tokens, in the client and the pages.
 mod auth;
@@ -37,6 +37,9 @@ mod streams;
 
 /// Browsers at the same time. Each is several processes.
 static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(2)));
+
+/// What a proxy says for a hub that is away.
+const AWAY: [&str; 3] = ["status of 502", "status of 503", "status of 504"];
 
 /// A Chromium with a profile of its own. Ends when dropped.
 struct Browser {
@@ -161,8 +164,12 @@ impl Tab<'_> {
     async fn troubles(&self) -> Vec<String> {
         let troubles = self.ask("troubles", json!({})).await;
         let troubles: Vec<String> = serde_json::from_value(troubles).unwrap();
-        // What the browser itself says of a hub that is away.
-        let is_away = |trouble: &String| trouble.contains("net::ERR_");
+        // What the browser itself says of a hub that is away, or a proxy for it.
+        let answers = ProxyKind::of_all_hubs().is_some();
+        let is_away = |trouble: &String| {
+            trouble.contains("net::ERR_")
+                || answers && AWAY.iter().any(|status| trouble.contains(status))
+        };
         troubles.into_iter().filter(|it| !is_away(it)).collect()
     }
 }

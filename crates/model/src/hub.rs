@@ -333,6 +333,10 @@ impl Hub {
                     postgres.end(fence);
                     fence
                 };
+                let is_quiet = postgres.snapshot().xmin() > fence && postgres.lock.is_none();
+                if is_quiet && postgres.holder == self.id {
+                    postgres.holder = 0;
+                }
                 self.mode = Mode::Lapsing { fence };
                 self.next = Next::ReadCells(Why::Time);
             }

@@ -201,7 +201,11 @@ fn mistakes_are_found() {
 /// Those that this model found in the program, and that have been mended since.
 #[test]
 fn what_was_mended_is_found() {
-    breaks(with(Mistake::NobodyBeforePast, two_hubs()), WAITS);
+    let stragglers = Protocol {
+        writers: vec![vec![1, 1], vec![1]],
+        ..two_hubs()
+    };
+    breaks(with(Mistake::NobodyBeforePast, stragglers), WAITS);
     let restarts = Protocol {
         writers: vec![vec![1]],
         crashes: 1,

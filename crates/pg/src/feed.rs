@@ -138,7 +138,8 @@ impl Feed {
         let at = match at {
             Some(at) if at.epoch == session.epoch => at,
             former => {
-                session.sequencer.settle().await?;
+                let look = session.sequencer.take_span();
+                session.sequencer.settle(&look).await?;
                 let update = session.open(self.recent).await?;
                 let Update::Opened {
                     epoch,
@@ -291,10 +292,8 @@ impl Session {
         let span = tracing::trace_span!(target: SPANS, parent: &look, "read", events = Empty);
         let page = self.pager.read(&self.client, &self.after, seq, at_most);
         let page = within("read what is new", page).instrument(span.clone());
-        let settle = tracing::trace_span!(target: SPANS, parent: &look, "settle");
         // Sent together. What has been read is handed out when it is durable.
-        let settled = self.sequencer.settle().instrument(settle);
-        let ((), events) = tokio::try_join!(settled, page)?;
+        let ((), events) = tokio::try_join!(self.sequencer.settle(&look), page)?;
         let events = events?;
         span.record("events", counted(events.len()));
         match events.first() {

@@ -115,9 +115,17 @@ enum State {
     /// Has promised to look, and takes that back with its next look if nobody rings before.
     Leaving { pause: Duration },
     /// Has taken the promise back; waits for all transactions below the fence to end.
-    Lapsing { pause: Duration, fence: i64 },
+    Lapsing(Lapsing),
     /// Another hub has promised to look.
     Following,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lapsing {
+    pause: Duration,
+    fence: i64,
+    /// Whether the other hubs may know already that there is nothing to wait for.
+    is_told: bool,
 }
 
 /// What one look found.
@@ -163,7 +171,7 @@ impl Sequencer {
             hub,
             doorbell,
             metrics,
-            state: State::awake(),
+            state: State::awake(true),
             lingers: true,
             lapsed: Instant::now(),
             epoch,
@@ -200,11 +208,13 @@ impl Sequencer {
         Ok(())
     }
 
-    /// Waits until all up to the head is durable, and tells the other hubs of it.
-    pub(crate) async fn settle(&mut self) -> Result<(), Error> {
+    /// Waits until all up to the head, which this look found, is durable; and tells the other hubs.
+    pub(crate) async fn settle(&mut self, look: &Span) -> Result<(), Error> {
         if !self.is_settled {
+            let span = tracing::trace_span!(target: SPANS, parent: look, "settle");
             let settle = self.client.execute(&self.statements.settle, &[]);
-            within("wait until what is numbered is durable", settle).await?;
+            let settle = within("wait until what is numbered is durable", settle);
+            settle.instrument(span).await?;
             self.is_settled = true;
         }
         self.announce().await
@@ -227,16 +237,15 @@ impl Sequencer {
         }
         let is_rung = call.is_ok();
         if is_rung && matches!(self.state, State::Leaving { .. }) {
-            self.state = State::awake();
+            self.state = State::awake(self.lingers);
         }
         let slept_for = self.lapsed.elapsed();
         let look = match self.state {
             // Sent together: the look begins when the promise has been taken back.
             State::Leaving { .. } => {
-                let (fence, look) = tokio::try_join!(self.lapse(), self.look(false))?;
+                let (lapsing, look) = tokio::try_join!(self.lapse(), self.look(false))?;
                 self.lapsed = Instant::now();
-                let pause = LAPSING_PAUSE.0;
-                self.state = State::Lapsing { pause, fence };
+                self.state = State::Lapsing(lapsing);
                 look
             }
             State::Awake { .. } => self.look(true).await?,
@@ -252,17 +261,18 @@ impl Sequencer {
             _ => slept_for < SHORT_SLEEP,
         };
 
+        let awake = State::awake(self.lingers);
         self.state = match (self.state, look.awake) {
             (_, Awake::Other) => State::Following,
-            _ if is_rung => State::awake(),
+            _ if is_rung => awake,
             (State::Asleep | State::Following, Awake::Abandoned) => {
                 tracing::info!("taking over from a hub that does not look any more");
                 self.metrics.takeovers.inc();
-                State::awake()
+                awake
             }
             // This hub has promised, and then not looked for longer than that.
-            (State::Following, Awake::Me) => State::awake(),
-            (State::Asleep | State::Awake { .. }, _) if grew => State::awake(),
+            (State::Following, Awake::Me) => awake,
+            (State::Asleep | State::Awake { .. }, _) if grew => awake,
             (State::Asleep | State::Following, _) => State::Asleep,
             (State::Awake { pause, last_event }, _) => {
                 let pause = (pause * 2).min(AWAKE_PAUSE.1);
@@ -274,14 +284,17 @@ impl Sequencer {
                 }
             }
             // That look came after the last of them had ended, so it missed none.
-            (State::Lapsing { fence, .. }, _) if look.ended_below > fence && !grew => {
-                self.sleep().await?;
+            (State::Lapsing(lapsing), _) if look.ended_below > lapsing.fence && !grew => {
+                self.metrics.sleeps.inc();
+                if !lapsing.is_told {
+                    self.sleep().await?;
+                }
                 State::Asleep
             }
-            (State::Lapsing { pause, fence }, _) => State::Lapsing {
-                pause: (pause * 2).min(LAPSING_PAUSE.1),
-                fence,
-            },
+            (State::Lapsing(lapsing), _) => State::Lapsing(Lapsing {
+                pause: (lapsing.pause * 2).min(LAPSING_PAUSE.1),
+                ..lapsing
+            }),
             (State::Leaving { .. }, _) => unreachable!("it has left, or is awake"),
         };
         let is_asleep = self.state == State::Asleep;
@@ -345,7 +358,7 @@ impl Sequencer {
         match self.state {
             _ if is_rung || !self.doorbell.is_heard() => self.unrung = 0,
             State::Asleep if look.awake == Awake::Nobody => self.unrung += look.numbered,
-            State::Lapsing { .. } => {
+            State::Lapsing(_) => {
                 self.metrics
                     .found_by_safety_poll
                     .inc_by(std::mem::take(&mut self.unrung));
@@ -355,13 +368,18 @@ impl Sequencer {
     }
 
     /// Takes the promise back. All who saw it have transaction ids below the fence.
-    async fn lapse(&self) -> Result<i64, Error> {
-        let lapse = self.client.query_one(&self.statements.lapse, &[]);
-        Ok(within("take back the promise to look", lapse).await?.get(0))
+    async fn lapse(&self) -> Result<Lapsing, Error> {
+        let hub: [&(dyn ToSql + Sync); 1] = [&self.hub];
+        let lapse = self.client.query_one(&self.statements.lapse, &hub);
+        let row = within("take back the promise to look", lapse).await?;
+        Ok(Lapsing {
+            pause: LAPSING_PAUSE.0,
+            fence: row.get(0),
+            is_told: row.get(1),
+        })
     }
 
     async fn sleep(&self) -> Result<(), Error> {
-        self.metrics.sleeps.inc();
         let hub: [&(dyn ToSql + Sync); 1] = [&self.hub];
         let sleep = self.client.execute(&self.statements.sleep, &hub);
         within("fall asleep", sleep).await?;
@@ -409,7 +427,7 @@ impl Statements {
             tokio::try_join!(
                 client.prepare(ADVANCE),
                 client.prepare("SELECT bellwether.settle()"),
-                client.prepare("SELECT bellwether.lapse()"),
+                client.prepare("SELECT fence, is_asleep FROM bellwether.lapse($1)"),
                 client.prepare("SELECT bellwether.sleep($1)"),
                 client.prepare(HAS_OTHERS),
             )
@@ -427,9 +445,10 @@ impl Statements {
 }
 
 impl State {
-    fn awake() -> Self {
+    fn awake(lingers: bool) -> Self {
         Self::Awake {
-            pause: AWAKE_PAUSE.0,
+            // What comes alone is followed by nothing.
+            pause: AWAKE_PAUSE.0 * if lingers { 1 } else { 2 },
             last_event: Instant::now(),
         }
     }
@@ -437,9 +456,8 @@ impl State {
     /// How long to wait for a call before the next look.
     fn pause(self, is_heard: bool) -> Duration {
         match self {
-            Self::Awake { pause, .. } | Self::Leaving { pause } | Self::Lapsing { pause, .. } => {
-                pause
-            }
+            Self::Awake { pause, .. } | Self::Leaving { pause } => pause,
+            Self::Lapsing(lapsing) => lapsing.pause,
             Self::Asleep | Self::Following if !is_heard => DEAF_PAUSE,
             Self::Asleep => SAFETY_POLL,
             Self::Following => FOLLOWING_PAUSE,

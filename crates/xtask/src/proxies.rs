@@ -72,12 +72,9 @@ const LEFT_OUT: [LeftOut; 10] = [
         ],
     },
     LeftOut {
-        why: "it asks a hub that is not ready or dead, and the proxy answers for it",
+        why: "it asks a hub that is not ready, and the proxy answers for it",
         behind: &PROXIES,
-        tests: &[
-            "browser::every_page::the_hub_is_killed_and_comes_back",
-            "refusals::a_database_that_comes_and_goes",
-        ],
+        tests: &["refusals::a_database_that_comes_and_goes"],
     },
     LeftOut {
         why: "it may use a connection again, and so decides which of the hub's two ways a stream goes",
