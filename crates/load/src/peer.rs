@@ -114,8 +114,13 @@ impl Peer {
     }
 
     async fn hubs(kind: Kind, stage: &Stage, count: u32, args: &[String]) -> Result<Self> {
+        // What the one is to deliver is no business of the other.
+        let url = match kind {
+            Kind::Hyper => stage.create_database("hyper").await?,
+            _ => stage.url(),
+        };
         let way = Way::Rows {
-            url: stage.url(),
+            url: url.clone(),
             table: "load",
         };
         let mut peer = Self::new(kind, way, "/v1/stream?topic=load.{lane}", None);
@@ -124,7 +129,7 @@ impl Peer {
             peer.header = Some("Content-Length: 0".to_owned());
         }
         for _ in 0..count {
-            let hub = stage.start_hub("127.0.0.1:0", args).await?;
+            let hub = stage.start_hub_on(&url, "127.0.0.1:0", args).await?;
             peer.addresses.push(hub.address);
             peer.pids.push(hub.pid()?.as_raw());
             peer.hubs.push(hub);

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     crowd::{Crowd, Tally, Written},
-    drive::Pace,
+    drive::{Pace, Way},
     peer::{Kind, Peer},
     report::float,
     stage::Stage,
@@ -49,8 +49,8 @@ pub(crate) async fn start(
             anyhow::bail!("name the hub before the textbook's server");
         }
         let peer = Peer::start(kind, stage, hubs, args).await?;
-        if peer.hub().is_some() {
-            let client = writer::connect(&stage.url()).await?;
+        if let (Some(_), Way::Rows { url, .. }) = (peer.hub(), &peer.way) {
+            let client = writer::connect(url).await?;
             client.batch_execute(include_str!("fan_out.sql")).await?;
         }
         sides.push(Side {

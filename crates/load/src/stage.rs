@@ -18,7 +18,7 @@ use tokio::{
     time,
 };
 
-use crate::{process, slow_flush};
+use crate::{process, slow_flush, writer};
 
 /// Longest wait for the program to start.
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -75,15 +75,35 @@ impl Stage {
         self.postgres.url()
     }
 
+    /// Makes another database on the server. Returns its URL.
+    pub(crate) async fn create_database(&self, name: &str) -> Result<String> {
+        let url = self.url();
+        let client = writer::connect(&url).await?;
+        let create = format!("CREATE DATABASE {name}");
+        client.batch_execute(&create).await?;
+        let (server, _) = url.rsplit_once('/').context("a URL names a database")?;
+        Ok(format!("{server}/{name}"))
+    }
+
     /// Starts the program that lies beside this one, and waits until it is ready.
     pub(crate) async fn start_hub(&self, listen: &str, args: &[String]) -> Result<Hub> {
+        self.start_hub_on(&self.url(), listen, args).await
+    }
+
+    /// The same, on another of the server's databases.
+    pub(crate) async fn start_hub_on(
+        &self,
+        url: &str,
+        listen: &str,
+        args: &[String],
+    ) -> Result<Hub> {
         let program = program()?;
         let mut child = Command::new(&program)
             .args(["serve", "--log", "warn", "--listen", listen])
             // How far it could go is what is measured.
             .args(["--publish-rate", "0", "--max-streams-per-client", "1000000"])
             .args(["--max-connections-per-address", "1000000"])
-            .args(["--database-url", &self.url()])
+            .args(["--database-url", url])
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
