@@ -30,11 +30,12 @@ use crate::{Doorbell, Error, Metrics, SPANS, counted, doorbell::Call, limit::wit
 /// over if this one dies; much longer than any pause between two looks.
 const PROMISE: Duration = Duration::from_millis(250);
 
-/// How long it stays awake after the last event, if another came while it was awake, or it had
-/// slept for less than `SHORT_SLEEP`: more will come. After a single event it takes a few looks
-/// and sleeps, because many cost more than a ring. That bounds the rings to twenty a second.
-const LINGER: Duration = Duration::from_millis(100);
-const SHORT_SLEEP: Duration = Duration::from_millis(50);
+/// Looks in vain before the one with which it leaves: after an event that came alone, and, if
+/// another came while it was awake or it had slept for less than `SHORT_SLEEP`, after one that
+/// others will follow. Some 25 ms of looking cost what one ring does with all that comes of it, so
+/// it is never much dearer than to have known. That bounds the rings to forty a second.
+const LOOKS_IN_VAIN: (u32, u32) = (1, 5);
+const SHORT_SLEEP: Duration = Duration::from_millis(25);
 
 /// Pauses between looks while awake: short after an event, longer when there was none.
 const AWAKE_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(5));
@@ -110,7 +111,8 @@ enum State {
     /// Has promised to look.
     Awake {
         pause: Duration,
-        last_event: Instant,
+        /// How often it has looked in vain since the last event.
+        in_vain: u32,
     },
     /// Has promised to look, and takes that back with its next look if nobody rings before.
     Leaving { pause: Duration },
@@ -274,11 +276,12 @@ impl Sequencer {
             (State::Following, Awake::Me) => awake,
             (State::Asleep | State::Awake { .. }, _) if grew => awake,
             (State::Asleep | State::Following, _) => State::Asleep,
-            (State::Awake { pause, last_event }, _) => {
+            (State::Awake { pause, in_vain }, _) => {
                 let pause = (pause * 2).min(AWAKE_PAUSE.1);
-                let lingers = self.lingers && last_event.elapsed() < LINGER;
-                if lingers || pause * 2 <= AWAKE_PAUSE.1 {
-                    State::Awake { pause, last_event }
+                let (alone, followed) = LOOKS_IN_VAIN;
+                let in_vain = in_vain + 1;
+                if in_vain < if self.lingers { followed } else { alone } {
+                    State::Awake { pause, in_vain }
                 } else {
                     State::Leaving { pause }
                 }
@@ -449,7 +452,7 @@ impl State {
         Self::Awake {
             // What comes alone is followed by nothing.
             pause: AWAKE_PAUSE.0 * if lingers { 1 } else { 2 },
-            last_event: Instant::now(),
+            in_vain: 0,
         }
     }
 
