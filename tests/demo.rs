@@ -69,6 +69,15 @@ impl Demo {
         address.expect("its first line is the page's address")
     }
 
+    /// As by somebody with the line that it prints for psql.
+    pub(crate) async fn psql(&self, statement: &str) {
+        let url = self.line("psql ").split('\'').nth(1);
+        let mut psql = Command::new("psql");
+        psql.args([url.expect("it is quoted"), "-c", statement]);
+        let output = within("psql", psql.output()).await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
     /// As by Ctrl-C.
     pub(crate) async fn stop(self) {
         self.signal(Signal::SIGINT);

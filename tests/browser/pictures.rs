@@ -18,6 +18,9 @@ const PICTURES: [(&str, &str, &str, &str); 4] = [
     ("inspector", "shop", "/", "CLIENTS > 0"),
 ];
 
+/// So that some are low, which they are now and then only.
+const SELL: &str = "UPDATE products SET stock = 3 + id / 2 WHERE id IN (2, 5, 8)";
+
 /// How many spans of time the inspector's chart shows. They are of two seconds.
 const SPANS: &str =
     "fetch('/v1/status').then((it) => it.json()).then(({ recent }) => recent.counts.length)";
@@ -53,6 +56,9 @@ async fn of_each_page() {
                 .await;
             tab.go(&format!("http://{}{path}", demo.address())).await;
             is_live(&tab).await;
+            if scene == "shop" {
+                demo.psql(SELL).await;
+            }
             tab.eventually(&shows, true).await;
             tab.eventually(&text("connection-badge .rest"), "just now")
                 .await;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use plotters::prelude::*;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::{
     collections::BTreeMap,
     fs,
@@ -40,7 +40,7 @@ pub(crate) struct Options {
 }
 
 /// Clients, events a second and hubs; and the figures of that run.
-type Runs = BTreeMap<(u64, u64, u64), Value>;
+type Runs = BTreeMap<(u64, u64, u64), Map<String, Value>>;
 
 /// A line: its name, its colour and its points.
 type Line = (String, RGBColor, Vec<(f64, f64)>);
@@ -142,7 +142,8 @@ fn read(file: &Path, runs: &mut Runs) -> Result<()> {
         if let (Some(clients), Some(rate), Some(hubs)) =
             (number("clients"), number("rate"), number("hubs"))
         {
-            runs.insert((clients, rate, hubs), figures.clone());
+            let known = runs.entry((clients, rate, hubs)).or_default();
+            known.extend(figures.as_object().cloned().unwrap_or_default());
         }
     }
     Ok(())
@@ -152,7 +153,7 @@ fn read(file: &Path, runs: &mut Runs) -> Result<()> {
 fn lines(runs: &Runs, figure: &str, chosen: impl Fn(&(u64, u64, u64)) -> Option<u64>) -> Vec<Line> {
     let line = |&(server, name, colour): &(&str, &str, RGBColor)| {
         let points = runs.iter().filter_map(|(run, figures)| {
-            let value = &figures[format!("{server}_{figure}")];
+            let value = figures.get(&format!("{server}_{figure}"))?;
             let value = value.as_f64().or(value["median"].as_f64())?;
             Some((crate::report::float(chosen(run)?), value))
         });
@@ -205,10 +206,20 @@ impl Picture<'_> {
             let dots = points.iter().map(|&at| Circle::new(at, 3, colour.filled()));
             chart.draw_series(dots)?;
         }
+        // Where no line is.
+        let rises = |(_, _, points): &Line| match (points.first(), points.last()) {
+            (Some(first), Some(last)) => last.1 > first.1,
+            _ => false,
+        };
+        let position = if self.lines.iter().any(rises) {
+            SeriesLabelPosition::UpperLeft
+        } else {
+            SeriesLabelPosition::UpperRight
+        };
         chart
             .configure_series_labels()
             .background_style(WHITE.mix(0.8))
-            .position(SeriesLabelPosition::UpperRight)
+            .position(position)
             .draw()?;
         root.present()?;
         Ok(())

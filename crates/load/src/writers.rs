@@ -17,6 +17,9 @@ pub(crate) struct Options {
     /// How many write at the same time: each of these is measured
     #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32])]
     writers: Vec<u32>,
+    /// Clients that are given what is written to the attached table
+    #[arg(long, default_value_t = 1)]
+    clients: u32,
     /// Rounds; each writes to each of the tables
     #[arg(long, default_value_t = 15)]
     rounds: u32,
@@ -45,7 +48,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
     tables::create(&stage.url()).await?;
     let _listener = Listener::connect(&stage.url()).await?;
     let watcher = writer::connect(&stage.url()).await?;
-    let fleet = Fleet::open(hub.address, 1).await?;
+    let fleet = Fleet::open(hub.address, options.clients).await?;
 
     let mut head = 0;
     for &writers in &options.writers {
