@@ -30,11 +30,16 @@ use crate::{Doorbell, Error, Metrics, SPANS, counted, doorbell::Call, limit::wit
 /// over if this one dies; much longer than any pause between two looks.
 const PROMISE: Duration = Duration::from_millis(250);
 
-/// Looks in vain before the one with which it leaves: after an event that came alone, and, if
-/// another came while it was awake or it had slept for less than `SHORT_SLEEP`, after one that
-/// others will follow. Some 25 ms of looking cost what one ring does with all that comes of it, so
-/// it is never much dearer than to have known. That bounds the rings to forty a second.
-const LOOKS_IN_VAIN: (u32, u32) = (1, 5);
+/// Looks in vain before the one with which it leaves: after an event that came alone; where others
+/// follow, or it has slept for less than `SHORT_SLEEP`; and where they have followed for long. Some
+/// 25 ms of looking cost what one ring does with all that comes of it, so to wait for that long is
+/// never much dearer than to have known. Who has been busy for a while may pause for longer: a
+/// machine that is full lets nobody do anything for as long as that.
+const PATIENCE: Patience = Patience {
+    alone: 1,
+    followed: 5,
+    busy: 20,
+};
 const SHORT_SLEEP: Duration = Duration::from_millis(25);
 
 /// Pauses between looks while awake: short after an event, longer when there was none.
@@ -64,6 +69,12 @@ const ADVANCE: &str = "
 /// Whether any of the hubs that listen is another one, of whose number this one has so many.
 const HAS_OTHERS: &str = "SELECT bellwether.count_hubs() > $1";
 
+struct Patience {
+    alone: u32,
+    followed: u32,
+    busy: u32,
+}
+
 /// What it says again and again, prepared: each is one message there and one back.
 #[derive(Debug)]
 struct Statements {
@@ -85,8 +96,8 @@ pub(crate) struct Sequencer {
     doorbell: Doorbell,
     metrics: Metrics,
     state: State,
-    /// Whether it stays awake for a while after the last event, and when it last did not.
-    lingers: bool,
+    /// How often it looks in vain before it leaves, and when it last took its promise back.
+    patience: u32,
     lapsed: Instant,
     epoch: Epoch,
     /// The newest number in the stream that is known, and whether it is durable for sure.
@@ -173,8 +184,8 @@ impl Sequencer {
             hub,
             doorbell,
             metrics,
-            state: State::awake(true),
-            lingers: true,
+            state: State::awake(PATIENCE.followed),
+            patience: PATIENCE.followed,
             lapsed: Instant::now(),
             epoch,
             head: 0,
@@ -239,7 +250,7 @@ impl Sequencer {
         }
         let is_rung = call.is_ok();
         if is_rung && matches!(self.state, State::Leaving { .. }) {
-            self.state = State::awake(self.lingers);
+            self.state = State::awake(self.patience);
         }
         let slept_for = self.lapsed.elapsed();
         let look = match self.state {
@@ -258,12 +269,17 @@ impl Sequencer {
         }
         self.watch_for_silence(is_rung, &look);
         let grew = look.head > self.head;
-        self.lingers = match self.state {
-            State::Awake { .. } => self.lingers || grew,
-            _ => slept_for < SHORT_SLEEP,
+        self.patience = match self.state {
+            State::Awake { .. } if grew => {
+                (self.patience + 1).clamp(PATIENCE.followed, PATIENCE.busy)
+            }
+            State::Awake { .. } => self.patience,
+            _ if !is_rung => self.patience,
+            _ if slept_for < SHORT_SLEEP => self.patience.max(PATIENCE.followed),
+            _ => PATIENCE.alone,
         };
 
-        let awake = State::awake(self.lingers);
+        let awake = State::awake(self.patience);
         self.state = match (self.state, look.awake) {
             (_, Awake::Other) => State::Following,
             _ if is_rung => awake,
@@ -278,9 +294,8 @@ impl Sequencer {
             (State::Asleep | State::Following, _) => State::Asleep,
             (State::Awake { pause, in_vain }, _) => {
                 let pause = (pause * 2).min(AWAKE_PAUSE.1);
-                let (alone, followed) = LOOKS_IN_VAIN;
                 let in_vain = in_vain + 1;
-                if in_vain < if self.lingers { followed } else { alone } {
+                if in_vain < self.patience {
                     State::Awake { pause, in_vain }
                 } else {
                     State::Leaving { pause }
@@ -448,10 +463,10 @@ impl Statements {
 }
 
 impl State {
-    fn awake(lingers: bool) -> Self {
+    fn awake(patience: u32) -> Self {
         Self::Awake {
             // What comes alone is followed by nothing.
-            pause: AWAKE_PAUSE.0 * if lingers { 1 } else { 2 },
+            pause: AWAKE_PAUSE.0 * if patience == PATIENCE.alone { 2 } else { 1 },
             in_vain: 0,
         }
     }
