@@ -137,6 +137,28 @@ async fn a_schema_that_is_newer() {
     );
 }
 
+/// As while this program is being developed: what it does not find there would fail later.
+#[tokio::test]
+async fn a_schema_of_another_build() {
+    let database = TestDatabase::create().await;
+    Hub::start(&database).await.kill().await;
+    let psql = database.connect().await;
+    let change = "UPDATE bellwether.migration SET checksum = '1' WHERE version = 3";
+    psql.batch_execute(change).await.unwrap();
+    let (status, said) = Hub::spawn(&database.url, HubOptions::default())
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Some(1));
+    check(
+        &said,
+        &[
+            "version 3 of the schema",
+            "another build",
+            "drop the schema",
+        ],
+    );
+}
+
 #[tokio::test]
 async fn a_role_that_may_do_nothing() {
     let database = TestDatabase::create().await;

@@ -36,6 +36,11 @@ pub enum Error {
         /// The newest that this program knows.
         known: i32,
     },
+    /// The tables and functions are of this version, but not as this program makes them.
+    SchemaDiffers {
+        /// The first version that is different.
+        version: i32,
+    },
     /// A query; what it was for.
     Query(&'static str, tokio_postgres::Error),
     /// Getting a connection from the pool.
@@ -59,6 +64,7 @@ impl Error {
             Self::Url(_)
             | Self::Tls(_)
             | Self::SchemaNewer { .. }
+            | Self::SchemaDiffers { .. }
             | Self::Migrate(_)
             | Self::Rights { .. } => !self.is_disconnect(),
             Self::Connect { source, .. } => is_refusal(source) || tls::is_refusal(source),
@@ -122,6 +128,11 @@ impl fmt::Display for Error {
                 f,
                 "the schema `bellwether` has version {found}, made by a newer program; this one knows \
                  versions up to {known}: run the newer program"
+            ),
+            Self::SchemaDiffers { version } => write!(
+                f,
+                "version {version} of the schema `bellwether` was made by another build of this program, and is \
+                 different: run that one, or drop the schema, with all events in it, and attach the tables anew"
             ),
             Self::Query(what, _) => write!(f, "cannot {what}"),
             Self::Pool(_) => f.write_str("cannot get a database connection from the pool"),

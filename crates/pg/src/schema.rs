@@ -79,6 +79,26 @@ async fn is_current(client: &Client) -> Result<bool, Error> {
     let known = newest();
     match version(client).await? {
         Some(found) if found > known => Err(Error::SchemaNewer { found, known }),
-        found => Ok(found == Some(known)),
+        Some(found) if found == known => is_own(client).await.map(|()| true),
+        _ => Ok(false),
     }
+}
+
+/// That each migration was applied as this program has it. Where some are still to be applied,
+/// refinery sees to that.
+async fn is_own(client: &Client) -> Result<(), Error> {
+    let applied = "SELECT version, checksum FROM bellwether.migration ORDER BY version";
+    let what = "read how the schema `bellwether` was made";
+    let applied = within(what, client.query(applied, &[])).await?;
+    let runner = embedded::migrations::runner();
+    for row in &applied {
+        let (version, checksum): (i32, &str) = (row.get(0), row.get(1));
+        let mut own = runner.get_migrations().iter();
+        let is_same =
+            own.any(|own| own.version() == version && own.checksum().to_string() == checksum);
+        if !is_same {
+            return Err(Error::SchemaDiffers { version });
+        }
+    }
+    Ok(())
 }
