@@ -115,48 +115,42 @@ async fn a_database_that_says_no() {
 
 #[tokio::test]
 async fn a_schema_that_is_newer() {
-    let database = TestDatabase::create().await;
-    Hub::start(&database).await.kill().await;
-    let psql = database.connect().await;
-    psql.batch_execute(
+    refused_after(
         "INSERT INTO bellwether.migration
          SELECT 999, 'from_the_future', applied_on, checksum FROM bellwether.migration LIMIT 1",
-    )
-    .await
-    .unwrap();
-    let (status, said) = Hub::spawn(&database.url, HubOptions::default())
-        .await
-        .unwrap_err();
-    assert_eq!(status.code(), Some(1));
-    check(
-        &said,
         &[
             "has version 999, made by a newer program",
             "run the newer program",
         ],
-    );
+    )
+    .await;
 }
 
 /// As while this program is being developed: what it does not find there would fail later.
 #[tokio::test]
 async fn a_schema_of_another_build() {
-    let database = TestDatabase::create().await;
-    Hub::start(&database).await.kill().await;
-    let psql = database.connect().await;
-    let change = "UPDATE bellwether.migration SET checksum = '1' WHERE version = 3";
-    psql.batch_execute(change).await.unwrap();
-    let (status, said) = Hub::spawn(&database.url, HubOptions::default())
-        .await
-        .unwrap_err();
-    assert_eq!(status.code(), Some(1));
-    check(
-        &said,
+    refused_after(
+        "UPDATE bellwether.migration SET checksum = '1' WHERE version = 3",
         &[
             "version 3 of the schema",
             "another build",
             "drop the schema",
         ],
-    );
+    )
+    .await;
+}
+
+/// A hub does not start on a schema that was changed so, and says why.
+async fn refused_after(change: &str, expected: &[&str]) {
+    let database = TestDatabase::create().await;
+    Hub::start(&database).await.kill().await;
+    let psql = database.connect().await;
+    psql.batch_execute(change).await.unwrap();
+    let (status, said) = Hub::spawn(&database.url, HubOptions::default())
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Some(1));
+    check(&said, expected);
 }
 
 #[tokio::test]
