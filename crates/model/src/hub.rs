@@ -30,6 +30,8 @@ pub enum Why {
     Connected,
     /// The bell.
     Rung,
+    /// The bell, after a silence: it promises nothing.
+    RungAlone,
     /// The pause is over.
     Time,
 }
@@ -86,6 +88,8 @@ pub enum Next {
 pub enum Way {
     /// The bell has rung.
     Hears,
+    /// It has, after a silence.
+    HearsAlone,
     /// An announcement has come.
     IsTold,
     /// The pause is over.
@@ -187,6 +191,9 @@ impl Hub {
                 let mut ways = Vec::new();
                 if self.is_rung {
                     ways.push(Way::Hears);
+                    if matches!(self.mode, Mode::Asleep | Mode::Following) {
+                        ways.push(Way::HearsAlone);
+                    }
                 }
                 if self.announced > 0 {
                     ways.push(Way::IsTold);
@@ -231,12 +238,12 @@ impl Hub {
                     self.next = Next::Lapsed(None);
                 }
                 _ => {
-                    let why = if way == Way::Hears {
-                        Why::Rung
-                    } else {
-                        Why::Time
+                    let why = match way {
+                        Way::Hears => Why::Rung,
+                        Way::HearsAlone => Why::RungAlone,
+                        _ => Why::Time,
                     };
-                    self.is_rung &= why != Why::Rung;
+                    self.is_rung &= why == Why::Time;
                     self.read_cells(why, rules, postgres);
                 }
             },
@@ -352,7 +359,11 @@ impl Hub {
 
     fn read_cells(&mut self, why: Why, rules: Rules, postgres: &Postgres) {
         let (holder, until) = (postgres.holder, postgres.until);
-        let promises = why != Why::Time || self.mode == Mode::Awake;
+        let promises = match why {
+            Why::Connected | Why::Rung => true,
+            Why::RungAlone => false,
+            Why::Time => self.mode == Mode::Awake,
+        };
         let ran_out = if rules.mistake == Some(Mistake::NobodyBeforePast) {
             until == Until::Past && holder != 0
         } else {
@@ -419,7 +430,7 @@ impl Hub {
             (Mode::Asleep | Mode::Following, Awake::Abandoned) | (Mode::Following, Awake::Me) => {
                 Mode::Awake
             }
-            (Mode::Asleep, _) if grew => Mode::Awake,
+            (Mode::Asleep, _) if grew && why == Why::Time => Mode::Awake,
             (Mode::Asleep | Mode::Following, _) => Mode::Asleep,
             (Mode::Lapsing { fence }, _) if ended_below > fence && !grew => {
                 self.next = Next::Sleep;

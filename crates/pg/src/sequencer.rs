@@ -11,7 +11,7 @@
 //!      └──────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Awake, it has promised to look, so writers do not ring. Lapsing, it has taken the promise
+//! Rung after a silence it looks once, and stays asleep: who comes next rings, too. Awake, it has promised to look, so writers do not ring. Lapsing, it has taken the promise
 //! back: new writers ring, and it looks now and then for those that saw the promise and have
 //! not committed yet. Network drivers treat interrupts the same way (Linux NAPI).
 //!
@@ -30,17 +30,15 @@ use crate::{Doorbell, Error, Metrics, SPANS, counted, doorbell::Call, limit::wit
 /// over if this one dies; much longer than any pause between two looks.
 const PROMISE: Duration = Duration::from_millis(250);
 
-/// Looks in vain before the one with which it leaves: after an event that came alone; where others
-/// follow, or it has slept for less than `SHORT_SLEEP`; and where they have followed for long. Some
-/// 25 ms of looking cost what one ring does with all that comes of it, so to wait for that long is
-/// never much dearer than to have known. Who has been busy for a while may pause for longer: a
-/// machine that is full lets nobody do anything for as long as that.
-const PATIENCE: Patience = Patience {
-    alone: 1,
-    followed: 5,
-    busy: 20,
-};
-const SHORT_SLEEP: Duration = Duration::from_millis(25);
+/// A ring after a silence as long as this is answered by one look that promises nothing. What comes
+/// alone is thus found at half the cost, as a promise is as dear again to take back.
+const SILENCE: Duration = Duration::from_millis(10);
+
+/// Looks in vain before the one with which it leaves: at first, and where events have followed each
+/// other for long. Some 10 ms of looking cost what one ring does with all that comes of it, so to
+/// wait for that long is never much dearer than to have known. Who has been busy for a while may
+/// pause for longer: a machine that is full lets nobody do anything for as long as that.
+const PATIENCE: (u32, u32) = (3, 20);
 
 /// Pauses between looks while awake: short after an event, longer when there was none.
 const AWAKE_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(5));
@@ -69,12 +67,6 @@ const ADVANCE: &str = "
 /// Whether any of the hubs that listen is another one, of whose number this one has so many.
 const HAS_OTHERS: &str = "SELECT bellwether.count_hubs() > $1";
 
-struct Patience {
-    alone: u32,
-    followed: u32,
-    busy: u32,
-}
-
 /// What it says again and again, prepared: each is one message there and one back.
 #[derive(Debug)]
 struct Statements {
@@ -96,9 +88,10 @@ pub(crate) struct Sequencer {
     doorbell: Doorbell,
     metrics: Metrics,
     state: State,
-    /// How often it looks in vain before it leaves, and when it last took its promise back.
+    /// How often it looks in vain before it leaves.
     patience: u32,
-    lapsed: Instant,
+    /// When something last happened: a call, or the end of what it had promised.
+    active: Instant,
     epoch: Epoch,
     /// The newest number in the stream that is known, and whether it is durable for sure.
     head: u64,
@@ -184,9 +177,9 @@ impl Sequencer {
             hub,
             doorbell,
             metrics,
-            state: State::awake(PATIENCE.followed),
-            patience: PATIENCE.followed,
-            lapsed: Instant::now(),
+            state: State::AWAKE,
+            patience: PATIENCE.0,
+            active: Instant::now(),
             epoch,
             head: 0,
             is_settled: false,
@@ -238,6 +231,10 @@ impl Sequencer {
         let is_heard = self.doorbell.is_heard();
         let pause = self.state.pause(is_heard);
         let call = time::timeout(pause, self.doorbell.call(self.epoch, self.head)).await;
+        let silence = self.active.elapsed();
+        if call.is_ok() {
+            self.active = Instant::now();
+        }
         if let Ok(Call::Announced(head)) = call {
             self.head = head;
             self.is_settled = true;
@@ -250,19 +247,20 @@ impl Sequencer {
         }
         let is_rung = call.is_ok();
         if is_rung && matches!(self.state, State::Leaving { .. }) {
-            self.state = State::awake(self.patience);
+            self.state = State::AWAKE;
         }
-        let slept_for = self.lapsed.elapsed();
+        let is_idle = matches!(self.state, State::Asleep | State::Following);
+        let is_alone = is_rung && is_idle && silence >= SILENCE;
         let look = match self.state {
             // Sent together: the look begins when the promise has been taken back.
             State::Leaving { .. } => {
                 let (lapsing, look) = tokio::try_join!(self.lapse(), self.look(false))?;
-                self.lapsed = Instant::now();
+                self.active = Instant::now();
                 self.state = State::Lapsing(lapsing);
                 look
             }
             State::Awake { .. } => self.look(true).await?,
-            _ => self.look(is_rung).await?,
+            _ => self.look(is_rung && !is_alone).await?,
         };
         if !is_rung {
             self.metrics.numbered_unrung.inc_by(look.numbered);
@@ -270,27 +268,22 @@ impl Sequencer {
         self.watch_for_silence(is_rung, &look);
         let grew = look.head > self.head;
         self.patience = match self.state {
-            State::Awake { .. } if grew => {
-                (self.patience + 1).clamp(PATIENCE.followed, PATIENCE.busy)
-            }
-            State::Awake { .. } => self.patience,
-            _ if !is_rung => self.patience,
-            _ if slept_for < SHORT_SLEEP => self.patience.max(PATIENCE.followed),
-            _ => PATIENCE.alone,
+            _ if is_alone => PATIENCE.0,
+            State::Awake { .. } if grew => (self.patience + 1).min(PATIENCE.1),
+            _ => self.patience,
         };
 
-        let awake = State::awake(self.patience);
         self.state = match (self.state, look.awake) {
             (_, Awake::Other) => State::Following,
-            _ if is_rung => awake,
+            _ if is_rung && !is_alone => State::AWAKE,
             (State::Asleep | State::Following, Awake::Abandoned) => {
                 tracing::info!("taking over from a hub that does not look any more");
                 self.metrics.takeovers.inc();
-                awake
+                State::AWAKE
             }
             // This hub has promised, and then not looked for longer than that.
-            (State::Following, Awake::Me) => awake,
-            (State::Asleep | State::Awake { .. }, _) if grew => awake,
+            (State::Following, Awake::Me) => State::AWAKE,
+            (State::Asleep | State::Awake { .. }, _) if grew && !is_alone => State::AWAKE,
             (State::Asleep | State::Following, _) => State::Asleep,
             (State::Awake { pause, in_vain }, _) => {
                 let pause = (pause * 2).min(AWAKE_PAUSE.1);
@@ -463,13 +456,10 @@ impl Statements {
 }
 
 impl State {
-    fn awake(patience: u32) -> Self {
-        Self::Awake {
-            // What comes alone is followed by nothing.
-            pause: AWAKE_PAUSE.0 * if patience == PATIENCE.alone { 2 } else { 1 },
-            in_vain: 0,
-        }
-    }
+    const AWAKE: Self = Self::Awake {
+        pause: AWAKE_PAUSE.0,
+        in_vain: 0,
+    };
 
     /// How long to wait for a call before the next look.
     fn pause(self, is_heard: bool) -> Duration {
