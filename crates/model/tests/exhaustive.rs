@@ -152,7 +152,7 @@ fn larger_numbers() {
         aborts: true,
         ..two_hubs()
     };
-    holds("two hubs, two events", longer, 1_000_000);
+    holds("two hubs, two events", longer, 500_000);
     let connect = Protocol {
         asleep: false,
         ..two_hubs()
