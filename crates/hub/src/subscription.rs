@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
     time::SystemTime,
 };
-use tokio::sync::broadcast::error::RecvError;
+use tokio::{sync::broadcast::error::RecvError, task::coop};
 use tokio_util::sync::ReusableBoxFuture;
 
 use crate::{
@@ -172,7 +172,9 @@ impl Subscription {
 }
 
 async fn recv(mut queue: Queue) -> (Result<Batch, RecvError>, Queue) {
-    let received = queue.recv().await;
+    // Pending has to mean that there is nothing, and not that the task has used up its budget:
+    // the cursor is moved on then. Writing to the socket goes on counting.
+    let received = coop::unconstrained(queue.recv()).await;
     (received, queue)
 }
 
@@ -197,7 +199,7 @@ mod tests {
     use super::*;
     use crate::{Epoch, Frame, Limits, Retain, Topic};
     use proptest::prelude::*;
-    use std::task::Waker;
+    use std::{future::poll_fn, task::Waker};
 
     const EPOCH: Epoch = Epoch::new(7);
 
@@ -270,6 +272,26 @@ mod tests {
         publish(&hub, 3);
         assert_eq!(poll(&mut subscription), None);
         assert_eq!(subscription.cursor().seq, 3);
+    }
+
+    /// A task that has done much is sent to the end of the queue: what it polls is pending then,
+    /// whether or not there is something.
+    #[tokio::test]
+    async fn a_task_at_the_end_of_its_budget_misses_nothing() {
+        let hub = hub(100);
+        let mut subscription = subscribe(&hub, ">", None);
+        assert_eq!(poll(&mut subscription), None);
+        publish(&hub, 3);
+        let next = poll_fn(|cx| {
+            while coop::has_budget_remaining() {
+                if let Poll::Ready(step) = coop::poll_proceed(cx) {
+                    step.made_progress();
+                }
+            }
+            Poll::Ready(poll(&mut subscription))
+        })
+        .await;
+        assert_eq!(numbers(next), [1, 2, 3]);
     }
 
     #[test]
