@@ -60,6 +60,7 @@ impl Kind {
 }
 
 /// Where a proxy has its files, what it is before, and where it listens.
+#[derive(Clone, Copy)]
 struct Site<'a> {
     folder: &'a Path,
     hubs: &'a [SocketAddr],
@@ -93,9 +94,9 @@ impl Proxy {
             tls,
         };
         let mut command = match kind {
-            Kind::Nginx => nginx(config, &site),
-            Kind::Caddy => caddy(config, &site),
-            Kind::Haproxy => haproxy(config, &site),
+            Kind::Nginx => nginx(config, site),
+            Kind::Caddy => caddy(config, site),
+            Kind::Haproxy => haproxy(config, site),
         };
         let process = command.kill_on_drop(true).stdin(Stdio::null()).spawn();
         let missing = "cargo xtask test installs it";
@@ -113,17 +114,11 @@ impl Proxy {
     }
 }
 
-fn nginx(mut config: String, site: &Site<'_>) -> Command {
-    let Site {
-        folder,
-        hubs,
-        address,
-        tls,
-    } = *site;
-    each_hub(&mut config, hubs);
-    let listen = format!("listen {address}; listen {tls} ssl http2;");
+fn nginx(mut config: String, site: Site<'_>) -> Command {
+    each_hub(&mut config, site.hubs);
+    let listen = format!("listen {}; listen {} ssl http2;", site.address, site.tls);
     replace(&mut config, "listen 443 ssl http2;", &listen);
-    let folder = folder.display();
+    let folder = site.folder.display();
     replace(&mut config, "/etc/ssl/", &format!("{folder}/"));
     fs::write(format!("{folder}/bellwether.conf"), config).unwrap();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -141,20 +136,14 @@ fn nginx(mut config: String, site: &Site<'_>) -> Command {
     command
 }
 
-fn caddy(mut config: String, site: &Site<'_>) -> Command {
-    let Site {
-        folder,
-        hubs,
-        address,
-        tls,
-    } = *site;
-    let hubs: Vec<String> = hubs.iter().map(ToString::to_string).collect();
+fn caddy(mut config: String, site: Site<'_>) -> Command {
+    let hubs: Vec<String> = site.hubs.iter().map(ToString::to_string).collect();
     replace(&mut config, HUB, &hubs.join(" "));
-    let folder = folder.display();
+    let folder = site.folder.display();
     // The same in clear text and over TLS.
     replace(&mut config, "events.example.com {", "(events) {");
     let key = format!("{folder}/events.example.com.key");
-    let (plain, secure) = (address.port(), tls.port());
+    let (plain, secure) = (site.address.port(), site.tls.port());
     let sites = format!(
         "http://:{plain} {{\nbind 127.0.0.1\nimport events\n}}\n\
          https://:{secure} {{\nbind 127.0.0.1\ntls {folder}/events.example.com.pem {key}\nimport events\n}}\n"
@@ -170,22 +159,16 @@ fn caddy(mut config: String, site: &Site<'_>) -> Command {
     command
 }
 
-fn haproxy(mut config: String, site: &Site<'_>) -> Command {
-    let Site {
-        folder,
-        hubs,
-        address,
-        tls,
-    } = *site;
-    each_hub(&mut config, hubs);
+fn haproxy(mut config: String, site: Site<'_>) -> Command {
+    each_hub(&mut config, site.hubs);
     replace(
         &mut config,
         "bind :443",
-        &format!("bind {address}\n    bind {tls}"),
+        &format!("bind {}\n    bind {}", site.address, site.tls),
     );
     // So many need more file descriptors than a test may have.
     replace(&mut config, "maxconn 100000", "maxconn 4000");
-    let folder = folder.display();
+    let folder = site.folder.display();
     replace(&mut config, "/etc/ssl/", &format!("{folder}/"));
     let path = format!("{folder}/haproxy.cfg");
     fs::write(&path, config).unwrap();

@@ -118,8 +118,6 @@ enum State {
         /// How often it has looked in vain since the last event.
         in_vain: u32,
     },
-    /// Has promised to look, and takes that back with its next look if nobody rings before.
-    Leaving { pause: Duration },
     /// Has taken the promise back; waits for all transactions below the fence to end.
     Lapsing(Lapsing),
     /// Another hub has promised to look.
@@ -132,6 +130,17 @@ struct Lapsing {
     fence: i64,
     /// Whether the other hubs may know already that there is nothing to wait for.
     is_told: bool,
+}
+
+/// Why it looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// The bell.
+    Rung,
+    /// The bell, after a silence.
+    RungAlone,
+    /// The pause is over.
+    Time,
 }
 
 /// What one look found.
@@ -235,83 +244,68 @@ impl Sequencer {
         if call.is_ok() {
             self.active = Instant::now();
         }
-        if let Ok(Call::Announced(head)) = call {
-            self.head = head;
-            self.is_settled = true;
-            self.looked = None;
-            if self.state == State::Asleep {
-                self.state = State::Following;
-                self.metrics.asleep.set(0);
-            }
-            return Ok(true);
-        }
-        let is_rung = call.is_ok();
-        if is_rung && matches!(self.state, State::Leaving { .. }) {
-            self.state = State::AWAKE;
-        }
         let is_idle = matches!(self.state, State::Asleep | State::Following);
-        let is_alone = is_rung && is_idle && silence >= SILENCE;
+        let why = match call {
+            Ok(Call::Announced(head)) => {
+                self.hear_of(head);
+                return Ok(true);
+            }
+            Ok(Call::Ring) if is_idle && silence >= SILENCE => Why::RungAlone,
+            Ok(Call::Ring) => Why::Rung,
+            Err(_) => Why::Time,
+        };
         let look = match self.state {
-            // Sent together: the look begins when the promise has been taken back.
-            State::Leaving { .. } => {
-                let (lapsing, look) = tokio::try_join!(self.lapse(), self.look(false))?;
-                self.active = Instant::now();
-                self.state = State::Lapsing(lapsing);
-                look
+            State::Awake { in_vain, .. } if in_vain >= self.patience && why == Why::Time => {
+                self.leave().await?
             }
             State::Awake { .. } => self.look(true).await?,
-            _ => self.look(is_rung && !is_alone).await?,
+            _ => self.look(why == Why::Rung).await?,
         };
-        if !is_rung {
+        if why == Why::Time {
             self.metrics.numbered_unrung.inc_by(look.numbered);
         }
-        self.watch_for_silence(is_rung, &look);
+        self.watch_for_silence(why, &look);
         let grew = look.head > self.head;
         self.patience = match self.state {
-            _ if is_alone => PATIENCE.0,
+            _ if why == Why::RungAlone => PATIENCE.0,
             State::Awake { .. } if grew => (self.patience + 1).min(PATIENCE.1),
             _ => self.patience,
         };
-
-        self.state = match (self.state, look.awake) {
-            (_, Awake::Other) => State::Following,
-            _ if is_rung && !is_alone => State::AWAKE,
-            (State::Asleep | State::Following, Awake::Abandoned) => {
-                tracing::info!("taking over from a hub that does not look any more");
-                self.metrics.takeovers.inc();
-                State::AWAKE
+        if is_idle && look.awake == Awake::Abandoned && why != Why::Rung {
+            tracing::info!("taking over from a hub that does not look any more");
+            self.metrics.takeovers.inc();
+        }
+        let next = self.state.after(why, &look, grew);
+        if let (State::Lapsing(lapsing), State::Asleep) = (self.state, next) {
+            self.metrics.sleeps.inc();
+            if !lapsing.is_told {
+                self.sleep().await?;
             }
-            // This hub has promised, and then not looked for longer than that.
-            (State::Following, Awake::Me) => State::AWAKE,
-            (State::Asleep | State::Awake { .. }, _) if grew && !is_alone => State::AWAKE,
-            (State::Asleep | State::Following, _) => State::Asleep,
-            (State::Awake { pause, in_vain }, _) => {
-                let pause = (pause * 2).min(AWAKE_PAUSE.1);
-                let in_vain = in_vain + 1;
-                if in_vain < self.patience {
-                    State::Awake { pause, in_vain }
-                } else {
-                    State::Leaving { pause }
-                }
-            }
-            // That look came after the last of them had ended, so it missed none.
-            (State::Lapsing(lapsing), _) if look.ended_below > lapsing.fence && !grew => {
-                self.metrics.sleeps.inc();
-                if !lapsing.is_told {
-                    self.sleep().await?;
-                }
-                State::Asleep
-            }
-            (State::Lapsing(lapsing), _) => State::Lapsing(Lapsing {
-                pause: (lapsing.pause * 2).min(LAPSING_PAUSE.1),
-                ..lapsing
-            }),
-            (State::Leaving { .. }, _) => unreachable!("it has left, or is awake"),
-        };
+        }
+        self.state = next;
         let is_asleep = self.state == State::Asleep;
         self.metrics.asleep.set(i64::from(is_asleep));
         self.note(look);
         Ok(grew)
+    }
+
+    /// Another hub has numbered events up to this one, and they are durable.
+    fn hear_of(&mut self, head: u64) {
+        self.head = head;
+        self.is_settled = true;
+        self.looked = None;
+        if self.state == State::Asleep {
+            self.state = State::Following;
+            self.metrics.asleep.set(0);
+        }
+    }
+
+    /// Takes the promise back, and looks. Sent together: the look begins when that is done.
+    async fn leave(&mut self) -> Result<Look, Error> {
+        let (lapsing, look) = tokio::try_join!(self.lapse(), self.look(false))?;
+        self.active = Instant::now();
+        self.state = State::Lapsing(lapsing);
+        Ok(look)
     }
 
     /// Numbers what is new, if that is for this hub to do; with a promise, writers need not ring
@@ -365,9 +359,9 @@ impl Sequencer {
 
     /// Counts what the safety poll finds and nobody rings for. A ring may come a moment after
     /// the poll, so it is counted when this hub falls asleep again without having heard any.
-    fn watch_for_silence(&mut self, is_rung: bool, look: &Look) {
+    fn watch_for_silence(&mut self, why: Why, look: &Look) {
         match self.state {
-            _ if is_rung || !self.doorbell.is_heard() => self.unrung = 0,
+            _ if why != Why::Time || !self.doorbell.is_heard() => self.unrung = 0,
             State::Asleep if look.awake == Awake::Nobody => self.unrung += look.numbered,
             State::Lapsing(_) => {
                 self.metrics
@@ -461,10 +455,36 @@ impl State {
         in_vain: 0,
     };
 
+    /// What follows from a look.
+    fn after(self, why: Why, look: &Look, grew: bool) -> Self {
+        match (self, look.awake) {
+            (_, Awake::Other) => Self::Following,
+            _ if why == Why::Rung => Self::AWAKE,
+            (Self::Asleep | Self::Following, Awake::Abandoned) => Self::AWAKE,
+            // This hub has promised, and then not looked for longer than that.
+            (Self::Following, Awake::Me) => Self::AWAKE,
+            (Self::Asleep, _) if grew && why == Why::Time => Self::AWAKE,
+            (Self::Asleep | Self::Following, _) => Self::Asleep,
+            (Self::Awake { .. }, _) if grew => Self::AWAKE,
+            (Self::Awake { pause, in_vain }, _) => Self::Awake {
+                pause: (pause * 2).min(AWAKE_PAUSE.1),
+                in_vain: in_vain + 1,
+            },
+            // That look came after the last of them had ended, so it missed none.
+            (Self::Lapsing(lapsing), _) if look.ended_below > lapsing.fence && !grew => {
+                Self::Asleep
+            }
+            (Self::Lapsing(lapsing), _) => Self::Lapsing(Lapsing {
+                pause: (lapsing.pause * 2).min(LAPSING_PAUSE.1),
+                ..lapsing
+            }),
+        }
+    }
+
     /// How long to wait for a call before the next look.
     fn pause(self, is_heard: bool) -> Duration {
         match self {
-            Self::Awake { pause, .. } | Self::Leaving { pause } => pause,
+            Self::Awake { pause, .. } => pause,
             Self::Lapsing(lapsing) => lapsing.pause,
             Self::Asleep | Self::Following if !is_heard => DEAF_PAUSE,
             Self::Asleep => SAFETY_POLL,
