@@ -2,7 +2,11 @@
 
 use bytes::{BufMut, BytesMut};
 use hub::{Cursor, Epoch, Event, Form, Frame, Retain, Wire};
-use std::time::{Duration, SystemTime};
+use memchr::memchr2;
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
 
 /// The last moment that RFC 3339 can write, in seconds since 1970: the end of 9999.
 const END_OF_TIME: Duration = Duration::from_secs(253_402_300_799);
@@ -85,7 +89,7 @@ fn wire(out: &mut BytesMut, id: Cursor, event: &Event) -> Wire {
     after(out, event);
     let after = out.len();
     let mut line = data..tail;
-    if event.data.contains(['\n', '\r']) {
+    if memchr2(b'\n', b'\r', event.data.as_bytes()).is_some() {
         // Between its tokens only, where JSON may have a space as well.
         put(out, &event.data.replace(['\n', '\r'], " "));
         line = after..out.len();
@@ -124,7 +128,7 @@ fn after(out: &mut BytesMut, event: &Event) {
     let end = SystemTime::UNIX_EPOCH + END_OF_TIME;
     let at = event.at.clamp(SystemTime::UNIX_EPOCH, end);
     put(out, ",\"at\":\"");
-    put(out, &humantime::format_rfc3339_micros(at).to_string());
+    write!(out, "{}", humantime::format_rfc3339_micros(at)).expect("a BytesMut grows");
     put(
         out,
         match event.retain {
