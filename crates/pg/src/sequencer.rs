@@ -460,9 +460,10 @@ impl State {
         match (self, look.awake) {
             (_, Awake::Other) => Self::Following,
             _ if why == Why::Rung => Self::AWAKE,
-            (Self::Asleep | Self::Following, Awake::Abandoned) => Self::AWAKE,
-            // This hub has promised, and then not looked for longer than that.
-            (Self::Following, Awake::Me) => Self::AWAKE,
+            // A promise that was not kept: another's, or this hub's own.
+            (Self::Asleep | Self::Following, Awake::Abandoned) | (Self::Following, Awake::Me) => {
+                Self::AWAKE
+            }
             (Self::Asleep, _) if grew && why == Why::Time => Self::AWAKE,
             (Self::Asleep | Self::Following, _) => Self::Asleep,
             (Self::Awake { .. }, _) if grew => Self::AWAKE,
