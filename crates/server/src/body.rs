@@ -168,9 +168,10 @@ impl Live {
     /// The next bytes, with the events that are in them, or how the stream is to end.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Said, End>> {
         loop {
-            // First, so that nothing is sent to whom it is not for any more.
+            // First, so that nothing is sent to whom it is not for any more. By the clock, because to a
+            // task that has used up its budget no time is ever over.
             if let Some(expiry) = &mut self.expiry
-                && expiry.as_mut().poll(cx).is_ready()
+                && (expiry.as_mut().poll(cx).is_ready() || expiry.deadline() <= Instant::now())
             {
                 return Poll::Ready(Err(End::Expired));
             }
