@@ -11,9 +11,10 @@
 //!      └──────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Rung after a silence it looks once, and stays asleep: who comes next rings, too. Awake, it has promised to look, so writers do not ring. Lapsing, it has taken the promise
-//! back: new writers ring, and it looks now and then for those that saw the promise and have
-//! not committed yet. Network drivers treat interrupts the same way (Linux NAPI).
+//! Rung after a silence it looks once, and stays asleep: who comes next rings, too. Awake, it has
+//! promised to look, so writers do not ring. Lapsing, it has taken the promise back: new writers
+//! ring, and it looks now and then for those that saw the promise and have not committed yet.
+//! Network drivers treat interrupts the same way (Linux NAPI).
 //!
 //! Of several hubs on one database, the one that answers the bell first is awake, and the
 //! others follow: they are told of each batch, and watch that the promise is kept.
