@@ -31,8 +31,9 @@ use crate::{Doorbell, Error, Metrics, SPANS, counted, doorbell::Call, limit::wit
 /// over if this one dies; much longer than any pause between two looks.
 const PROMISE: Duration = Duration::from_millis(250);
 
-/// A ring after a silence as long as this is answered by one look that promises nothing. What comes
-/// alone is thus found at half the cost, as a promise is as dear again to take back.
+/// A ring after a silence as long as this is answered by one look that promises nothing, unless
+/// it has been busy lately. What comes alone is thus found at half the cost, as a promise is as dear
+/// again to take back.
 const SILENCE: Duration = Duration::from_millis(10);
 
 /// Looks in vain before the one with which it leaves: at first, and where events have followed each
@@ -246,12 +247,13 @@ impl Sequencer {
             self.active = Instant::now();
         }
         let is_idle = matches!(self.state, State::Asleep | State::Following);
+        let is_silent = is_idle && silence >= SILENCE;
         let why = match call {
             Ok(Call::Announced(head)) => {
                 self.hear_of(head);
                 return Ok(true);
             }
-            Ok(Call::Ring) if is_idle && silence >= SILENCE => Why::RungAlone,
+            Ok(Call::Ring) if is_silent && self.patience == PATIENCE.0 => Why::RungAlone,
             Ok(Call::Ring) => Why::Rung,
             Err(_) => Why::Time,
         };
@@ -268,8 +270,9 @@ impl Sequencer {
         self.watch_for_silence(why, &look);
         let grew = look.head > self.head;
         self.patience = match self.state {
-            _ if why == Why::RungAlone => PATIENCE.0,
             State::Awake { .. } if grew => (self.patience + 1).min(PATIENCE.1),
+            // Forgotten by and by: on a full machine a busy table, too, is silent for a moment.
+            _ if is_silent && why == Why::Rung => (self.patience / 2).max(PATIENCE.0),
             _ => self.patience,
         };
         if is_idle && look.awake == Awake::Abandoned && why != Why::Rung {
