@@ -1,7 +1,11 @@
 //! The same events to the same clients by several servers, in turn.
 
 use anyhow::Result;
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::{
     drive::Pace,
@@ -43,10 +47,15 @@ pub(crate) struct Options {
     /// How much longer than this machine's a flush of Postgres takes
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     pub(crate) flush: Duration,
+    /// Another build of the program, which `former` among the servers stands for
+    #[arg(long)]
+    pub(crate) former: Option<PathBuf>,
 }
 
 pub(crate) async fn run(options: &Options) -> Result<Report> {
-    let stage = Stage::build_slow(options.flush).await?;
+    let stage = Stage::build_slow(options.flush)
+        .await?
+        .with_former(options.former.clone());
     let mut report = Report::default();
     let mut sides = side::start(&stage, &options.servers, options.hubs, &[]).await?;
     for &clients in &options.clients {

@@ -27,7 +27,7 @@ use crate::{
     crowd::{Crowd, Request},
     drive::Way,
     process,
-    stage::{Hub, Stage},
+    stage::{self, Hub, Stage},
 };
 
 /// Longest wait for a server to start.
@@ -43,6 +43,8 @@ pub(crate) enum Kind {
     Hub,
     /// The same, with requests that are hyper's to serve
     Hyper,
+    /// The same, built from another commit: the program that `--former` names
+    Former,
     /// A bare loop that writes the same bytes to the same number of sockets
     Floor,
     /// nginx with nchan, published to over HTTP
@@ -74,6 +76,7 @@ impl Kind {
         match self {
             Self::Hub => "hub",
             Self::Hyper => "hyper",
+            Self::Former => "former",
             Self::Floor => "floor",
             Self::Nchan => "nchan",
             Self::Redis => "redis",
@@ -91,7 +94,7 @@ impl Peer {
         args: &[String],
     ) -> Result<Self> {
         match kind {
-            Kind::Hub | Kind::Hyper => Self::hubs(kind, stage, hubs, args).await,
+            Kind::Hub | Kind::Hyper | Kind::Former => Self::hubs(kind, stage, hubs, args).await,
             Kind::Floor => Self::floor().await,
             Kind::Nchan => Self::nchan().await,
             Kind::Redis => Self::redis().await,
@@ -116,8 +119,12 @@ impl Peer {
     async fn hubs(kind: Kind, stage: &Stage, count: u32, args: &[String]) -> Result<Self> {
         // What the one is to deliver is no business of the other.
         let url = match kind {
-            Kind::Hyper => stage.create_database("hyper").await?,
+            Kind::Hyper | Kind::Former => stage.create_database(kind.name()).await?,
             _ => stage.url(),
+        };
+        let program = match kind {
+            Kind::Former => stage.former()?,
+            _ => stage::program()?,
         };
         let way = Way::Rows {
             url: url.clone(),
@@ -129,7 +136,9 @@ impl Peer {
             peer.header = Some("Content-Length: 0".to_owned());
         }
         for _ in 0..count {
-            let hub = stage.start_hub_on(&url, "127.0.0.1:0", args).await?;
+            let hub = stage
+                .start_hub_on(&program, &url, "127.0.0.1:0", args)
+                .await?;
             peer.addresses.push(hub.address);
             peer.pids.push(hub.pid()?.as_raw());
             peer.hubs.push(hub);

@@ -7,8 +7,13 @@ use nix::{
     unistd::{Pid, SysconfVar, sysconf},
 };
 use std::{
-    env, fs::Permissions, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf,
-    process::Stdio, time::Duration,
+    env,
+    fs::Permissions,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -28,6 +33,8 @@ const START_LIMIT: Duration = Duration::from_mins(1);
 pub(crate) struct Stage {
     postgres: Postgres,
     folder: TempDir,
+    /// Another build of the program, to compare with.
+    former: Option<PathBuf>,
 }
 
 /// A running hub. Killed when dropped.
@@ -68,7 +75,23 @@ impl Stage {
                 .env("SLOW_FLUSH_US", flush.as_micros().to_string());
         }
         let postgres = builder.start().await.context("cannot start Postgres")?;
-        Ok(Self { postgres, folder })
+        Ok(Self {
+            postgres,
+            folder,
+            former: None,
+        })
+    }
+
+    /// The same with another build of the program.
+    pub(crate) fn with_former(mut self, program: Option<PathBuf>) -> Self {
+        self.former = program;
+        self
+    }
+
+    /// The other build.
+    pub(crate) fn former(&self) -> Result<PathBuf> {
+        let former = self.former.clone();
+        former.context("say where the former program is with --former PATH")
     }
 
     pub(crate) fn url(&self) -> String {
@@ -87,18 +110,19 @@ impl Stage {
 
     /// Starts the program that lies beside this one, and waits until it is ready.
     pub(crate) async fn start_hub(&self, listen: &str, args: &[String]) -> Result<Hub> {
-        self.start_hub_on(&self.url(), listen, args).await
+        self.start_hub_on(&program()?, &self.url(), listen, args)
+            .await
     }
 
-    /// The same, on another of the server's databases.
+    /// The same, whichever build, on any of the server's databases.
     pub(crate) async fn start_hub_on(
         &self,
+        program: &Path,
         url: &str,
         listen: &str,
         args: &[String],
     ) -> Result<Hub> {
-        let program = program()?;
-        let mut child = Command::new(&program)
+        let mut child = Command::new(program)
             .args(["serve", "--log", "warn", "--listen", listen])
             // How far it could go is what is measured.
             .args(["--publish-rate", "0", "--max-streams-per-client", "1000000"])
@@ -230,6 +254,6 @@ impl Hub {
 }
 
 /// The program that lies beside this one.
-fn program() -> Result<PathBuf> {
+pub(crate) fn program() -> Result<PathBuf> {
     Ok(env::current_exe()?.with_file_name("bellwether"))
 }
