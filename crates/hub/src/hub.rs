@@ -12,8 +12,8 @@ use std::{
 };
 
 use crate::{
-    Ancestor, Cursor, Epoch, Filter, Frame, Retain, Ring, Subscription, Topic,
-    lanes::{LaneId, Lanes},
+    Ancestor, Berth, Cursor, Epoch, Filter, Follower, Frame, Retain, Ring, Subscription, Topic,
+    lanes::{self, LaneId, Lanes, Queue},
     pieces::Pieces,
     ring::Piece,
 };
@@ -102,21 +102,27 @@ pub enum Rewind {
     },
 }
 
-/// Where a subscription belongs.
+/// Says which lane, among those there are now and those there were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Berth {
+pub struct LaneKey {
     generation: u64,
-    pub(crate) lane: LaneId,
+    id: LaneId,
 }
 
-/// What a replaying subscription finds in the ring.
-pub(crate) enum Read {
+/// What a client finds in the ring.
+#[derive(Debug)]
+pub enum Read {
     /// What comes next.
     Piece(Piece),
     /// Nothing; it has all there is.
     CaughtUp,
-    /// Its position is no longer in the ring, which begins after `floor` and ends with `head`.
-    BeforeRing { floor: u64, head: u64 },
+    /// Its position is no longer in the ring.
+    BeforeRing {
+        /// The position after which the ring begins.
+        floor: u64,
+        /// The position with which it ends.
+        head: u64,
+    },
     /// The stream it belongs to is no longer open.
     Closed,
 }
@@ -231,20 +237,15 @@ impl Hub {
             return Err(NotOpen);
         }
         let seq = from.map_or(state.ring.head(), |cursor| cursor.seq);
-        let (lane, filter, queue) = state.lanes.join(filter);
-        let berth = Berth {
+        let (id, filter, queue) = state.lanes.join(filter);
+        let lane = LaneKey {
             generation: state.generation,
-            lane,
+            id,
         };
         drop(state);
-        let cursor = Cursor { epoch, seq };
-        Ok(Subscription::new(
-            Arc::clone(self),
-            berth,
-            filter,
-            cursor,
-            queue,
-        ))
+        let berth = Berth::new(Arc::clone(self), lane, filter, Cursor { epoch, seq });
+        let follower = Follower::new(Arc::clone(self), queue);
+        Ok(Subscription::new(berth, follower))
     }
 
     /// The states of a filter's topics, as they are known at a position: those from after it
@@ -362,10 +363,20 @@ impl Hub {
         self.sent.load(Ordering::Acquire)
     }
 
-    /// Reads on from a subscription's position.
-    pub(crate) fn read_ring(&self, berth: Berth, filter: &Filter, from: u64) -> Read {
+    /// What a lane brings from now on; nothing, if it is gone.
+    pub(crate) fn queue(&self, lane: LaneKey) -> Queue {
         let state = self.read();
-        if state.generation != berth.generation {
+        if state.generation == lane.generation {
+            state.lanes.queue(lane.id)
+        } else {
+            lanes::closed()
+        }
+    }
+
+    /// Reads on from a position.
+    pub(crate) fn read_ring(&self, lane: LaneKey, filter: &Filter, from: u64) -> Read {
+        let state = self.read();
+        if state.generation != lane.generation {
             return Read::Closed;
         }
         if from >= state.ring.head() {
@@ -373,7 +384,7 @@ impl Hub {
         }
         let make = || state.ring.piece(filter, from, PIECE_BYTES);
         let head = state.ring.head();
-        match self.pieces.get(berth, filter, from, head, make) {
+        match self.pieces.get(lane, filter, from, head, make) {
             Some(piece) => Read::Piece(piece),
             None => Read::BeforeRing {
                 floor: state.ring.floor(),
@@ -382,11 +393,11 @@ impl Hub {
         }
     }
 
-    pub(crate) fn leave(&self, berth: Berth) {
+    pub(crate) fn leave(&self, lane: LaneKey) {
         let mut state = self.write();
         // The lanes of another generation went with it.
-        if state.generation == berth.generation {
-            state.lanes.leave(berth.lane);
+        if state.generation == lane.generation {
+            state.lanes.leave(lane.id);
         }
     }
 

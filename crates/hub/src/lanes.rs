@@ -19,14 +19,15 @@ const QUEUE: usize = 16;
 
 /// Frames of one lane and one batch, as one run of bytes.
 #[derive(Clone, Debug)]
-pub(crate) struct Batch {
+pub struct Batch {
     /// The stream's head with this batch, whether or not the last event is the lane's.
-    pub(crate) last_seq: u64,
-    pub(crate) bytes: Bytes,
+    pub last_seq: u64,
+    /// As they go over the wire.
+    pub bytes: Bytes,
     /// How many events they are.
-    pub(crate) events: u32,
+    pub events: u32,
     /// When the newest of them was captured.
-    pub(crate) at: SystemTime,
+    pub at: SystemTime,
 }
 
 /// Identifies a lane as long as it has subscriptions.
@@ -74,6 +75,11 @@ struct Node {
     rest: BTreeSet<LaneId>,
 }
 
+/// A queue of a lane that is gone.
+pub(crate) fn closed() -> Queue {
+    broadcast::channel(1).1
+}
+
 // === impl Lanes ===
 
 impl Lanes {
@@ -90,6 +96,12 @@ impl Lanes {
         lane.subscriptions += 1;
         self.subscriptions += 1;
         (id, lane.filter.clone(), lane.queue.subscribe())
+    }
+
+    /// What a lane that exists brings from now on.
+    pub(crate) fn queue(&self, id: LaneId) -> Queue {
+        let lane = self.slots[id].as_ref();
+        lane.expect("who asks is on it").queue.subscribe()
     }
 
     /// Takes one subscription's leave. The last one takes its lane along.

@@ -17,15 +17,21 @@
 //! therefore one path, and a slow client costs a cursor, never memory. What the ring
 //! no longer holds the subscription's owner reads from history ([`Next::BeforeRing`]).
 //!
+//! It is made of two: a [`Berth`], the client's place on the lane with its cursor, and a [`Follower`],
+//! which waits for what the lane brings. Clients that are served together keep a berth each, and
+//! share a follower.
+//!
 //! # Invariants
 //!
 //! - No I/O, SQL, HTTP or wire format here, and nothing awaits while it holds a lock.
 //! - Sequence numbers in the ring have no holes.
 //! - No queue is unbounded: the ring is bounded by count and bytes, a lane's queue by count.
 
+mod berth;
 mod cursor;
 mod event;
 mod filter;
+mod follower;
 mod hub;
 mod lanes;
 mod pieces;
@@ -33,10 +39,13 @@ mod ring;
 mod subscription;
 mod topic;
 
+pub use berth::Berth;
 pub use cursor::{Ancestor, Cursor, Epoch, InvalidCursor};
 pub use event::{Event, Form, Frame, PARTS, Retain, Wire};
 pub use filter::{Filter, InvalidFilter, MAX_PATTERNS, NotGranted};
-pub use hub::{Coverage, Hub, Limits, NotOpen, Place, Rewind};
+pub use follower::{Follower, News};
+pub use hub::{Coverage, Hub, LaneKey, Limits, NotOpen, Place, Read, Rewind};
+pub use lanes::Batch;
 pub use ring::{Piece, Ring};
 pub use subscription::{Next, Portion, Subscription};
 pub use topic::{InvalidTopic, MAX_TOPIC_BYTES, Pattern, Topic};

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{Filter, hub::Berth, ring::Piece};
+use crate::{Filter, hub::LaneKey, ring::Piece};
 
 /// Pieces that are remembered, in all at most so many times the bytes of one.
 const SLOTS: usize = 256;
@@ -21,7 +21,7 @@ pub(crate) struct Pieces {
 
 #[derive(Debug)]
 struct Entry {
-    berth: Berth,
+    lane: LaneKey,
     /// A lane that is gone leaves its number to another one.
     filter: Filter,
     from: u64,
@@ -42,20 +42,20 @@ impl Pieces {
     /// ended at the head of its time, and that has moved.
     pub(crate) fn get(
         &self,
-        berth: Berth,
+        lane: LaneKey,
         filter: &Filter,
         from: u64,
         head: u64,
         make: impl FnOnce() -> Option<Piece>,
     ) -> Option<Piece> {
-        let hash = self.hasher.hash_one((berth, from));
+        let hash = self.hasher.hash_one((lane, from));
         let nth = usize::try_from(hash % SLOTS as u64).expect("it is small");
         // Who panicked while making a piece has put none there.
         let mut slot = self.slots[nth]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = &*slot
-            && (entry.berth, entry.from) == (berth, from)
+            && (entry.lane, entry.from) == (lane, from)
             && (entry.head == head || entry.piece.to < entry.head)
             && entry.filter == *filter
         {
@@ -63,7 +63,7 @@ impl Pieces {
         }
         let piece = make()?;
         *slot = Some(Entry {
-            berth,
+            lane,
             filter: filter.clone(),
             from,
             head,

@@ -2,31 +2,18 @@
 
 use bytes::Bytes;
 use std::{
-    fmt,
-    sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::SystemTime,
 };
-use tokio::{sync::broadcast::error::RecvError, task::coop};
-use tokio_util::sync::ReusableBoxFuture;
 
-use crate::{
-    Cursor, Filter, Hub,
-    hub::{Berth, Read},
-    lanes::{Batch, Queue},
-    ring::Piece,
-};
+use crate::{Berth, Cursor, Filter, Follower, News, hub::Read, ring::Piece};
 
 /// A client's handle on its lane, with its cursor. Leaves the lane when dropped.
+#[derive(Debug)]
 pub struct Subscription {
-    hub: Arc<Hub>,
     berth: Berth,
-    filter: Filter,
-    cursor: Cursor,
     mode: Mode,
-    /// The lane's next batch. The queue travels with the future that waits on it, because
-    /// `recv` borrows it.
-    next_batch: ReusableBoxFuture<'static, (Result<Batch, RecvError>, Queue)>,
+    follower: Follower,
 }
 
 /// Where a subscription's next bytes come from.
@@ -69,20 +56,11 @@ pub struct Portion {
 }
 
 impl Subscription {
-    pub(crate) fn new(
-        hub: Arc<Hub>,
-        berth: Berth,
-        filter: Filter,
-        cursor: Cursor,
-        queue: Queue,
-    ) -> Self {
+    pub(crate) fn new(berth: Berth, follower: Follower) -> Self {
         Self {
-            hub,
             berth,
-            filter,
-            cursor,
             mode: Mode::Replaying,
-            next_batch: ReusableBoxFuture::new(recv(queue)),
+            follower,
         }
     }
 
@@ -90,55 +68,39 @@ impl Subscription {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         loop {
             match self.mode {
-                Mode::Replaying => {
-                    match self
-                        .hub
-                        .read_ring(self.berth, &self.filter, self.cursor.seq)
-                    {
-                        Read::Piece(Piece { bytes, events, to }) => {
-                            self.cursor.seq = to;
-                            if !bytes.is_empty() {
-                                let live = None;
-                                return Poll::Ready(Next::Portion(Portion {
-                                    bytes,
-                                    events,
-                                    live,
-                                }));
-                            }
-                        }
-                        Read::CaughtUp => self.mode = Mode::Live,
-                        Read::BeforeRing { floor, head } => {
-                            return Poll::Ready(Next::BeforeRing { floor, head });
-                        }
-                        Read::Closed => return Poll::Ready(Next::Closed),
+                Mode::Replaying => match self.berth.read() {
+                    Read::Piece(Piece { bytes, events, .. }) => {
+                        let live = None;
+                        return Poll::Ready(Next::Portion(Portion {
+                            bytes,
+                            events,
+                            live,
+                        }));
                     }
-                }
-                Mode::Live => {
-                    // Read first: if the lane then has nothing, all of it up to here that
-                    // was this lane's has been received.
-                    let sent = self.hub.sent();
-                    let Poll::Ready(received) = self.poll_lane(cx) else {
-                        self.cursor.seq = self.cursor.seq.max(sent);
+                    Read::CaughtUp => self.mode = Mode::Live,
+                    Read::BeforeRing { floor, head } => {
+                        return Poll::Ready(Next::BeforeRing { floor, head });
+                    }
+                    Read::Closed => return Poll::Ready(Next::Closed),
+                },
+                Mode::Live => match self.follower.poll_next(cx) {
+                    // The ring had it already.
+                    News::Batch(batch) if batch.last_seq <= self.berth.cursor().seq => {}
+                    News::Batch(batch) => {
+                        self.berth.advance(batch.last_seq);
+                        return Poll::Ready(Next::Portion(Portion {
+                            bytes: batch.bytes,
+                            events: batch.events,
+                            live: Some(batch.at),
+                        }));
+                    }
+                    News::Lagged => self.mode = Mode::Replaying,
+                    News::UpTo(seq) => {
+                        self.berth.advance(seq);
                         return Poll::Pending;
-                    };
-                    match received {
-                        // Sent before it was caught up: the ring had it already.
-                        Ok(batch) if batch.last_seq <= self.cursor.seq => {}
-                        Ok(batch) => {
-                            self.cursor.seq = batch.last_seq;
-                            return Poll::Ready(Next::Portion(Portion {
-                                bytes: batch.bytes,
-                                events: batch.events,
-                                live: Some(batch.at),
-                            }));
-                        }
-                        Err(RecvError::Lagged(_)) => {
-                            self.hub.note_lag();
-                            self.mode = Mode::Replaying;
-                        }
-                        Err(RecvError::Closed) => return Poll::Ready(Next::Closed),
                     }
-                }
+                    News::Closed => return Poll::Ready(Next::Closed),
+                },
             }
         }
     }
@@ -146,60 +108,45 @@ impl Subscription {
     /// Up to where the client has everything its filter matches, if it has taken all that
     /// was handed out so far.
     pub fn cursor(&self) -> Cursor {
-        self.cursor
+        self.berth.cursor()
     }
 
     /// What it is subscribed to.
     pub fn filter(&self) -> &Filter {
-        &self.filter
+        self.berth.filter()
     }
 
     /// Whether its hub is open, and so another stream has taken the place of one that was closed.
     pub fn is_replaced(&self) -> bool {
-        self.hub.head().is_some()
+        self.berth.is_replaced()
     }
 
     /// Says that history was sent, or is gone, up to and including this number.
     pub fn replayed_to(&mut self, seq: u64) {
-        self.cursor.seq = self.cursor.seq.max(seq);
+        self.berth.advance(seq);
     }
 
-    fn poll_lane(&mut self, cx: &mut Context<'_>) -> Poll<Result<Batch, RecvError>> {
-        let (received, queue) = ready!(self.next_batch.poll(cx));
-        self.next_batch.set(recv(queue));
-        Poll::Ready(received)
-    }
-}
-
-async fn recv(mut queue: Queue) -> (Result<Batch, RecvError>, Queue) {
-    // Pending has to mean that there is nothing, and not that the task has used up its budget:
-    // the cursor is moved on then. Writing to the socket goes on counting.
-    let received = coop::unconstrained(queue.recv()).await;
-    (received, queue)
-}
-
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.hub.leave(self.berth);
+    /// Gives up waiting for itself: somebody else does for all who are here.
+    pub fn into_berth(self) -> Berth {
+        self.berth
     }
 }
 
-impl fmt::Debug for Subscription {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscription")
-            .field("filter", &self.filter)
-            .field("cursor", &self.cursor)
-            .field("mode", &self.mode)
-            .finish_non_exhaustive()
+impl From<Berth> for Subscription {
+    /// Goes on by itself, from where it is.
+    fn from(berth: Berth) -> Self {
+        let follower = berth.follow();
+        Self::new(berth, follower)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Epoch, Frame, Limits, Retain, Topic};
+    use crate::{Epoch, Frame, Hub, Limits, Retain, Topic};
     use proptest::prelude::*;
-    use std::{future::poll_fn, task::Waker};
+    use std::{future::poll_fn, sync::Arc, task::Waker};
+    use tokio::task::coop;
 
     const EPOCH: Epoch = Epoch::new(7);
 
