@@ -93,6 +93,50 @@ async fn a_client_that_reads_a_little_stays() {
     assert_eq!(clients(&hub).await, 1);
 }
 
+/// Clients of one topic are written to together for as long as they keep pace. Who does not is
+/// given the rest from the ring, or from history, and then keeps pace again.
+#[tokio::test]
+async fn who_is_slow_and_who_is_not_get_the_same() {
+    const ROUNDS: usize = 20;
+    let database = TestDatabase::create().await;
+    let options = HubOptions::args(&["--ring-events", "40", "--heartbeat", "1h"]);
+    let hub = Hub::start_with(&database, options).await;
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(hub.stream("topic=events").await);
+    }
+    for client in &mut clients {
+        client.opened().await;
+    }
+    let mut taken = vec![0; clients.len()];
+    let mut last = vec![0; clients.len()];
+    for round in 1..=ROUNDS {
+        insert(&database, &hub, 10).await;
+        for (nth, client) in clients.iter_mut().enumerate() {
+            // Every round, every second one, ... ; and all of it in the end.
+            let (due, pace) = (10 * round, nth % 8 + 1);
+            if round % pace != 0 && round < ROUNDS {
+                continue;
+            }
+            for event in client.events(due - taken[nth]).await {
+                let (_, seq) = event.id.split_once('-').unwrap();
+                let seq: u64 = seq.parse().unwrap();
+                assert_eq!(seq, last[nth] + 1, "client {nth} in round {round}");
+                last[nth] = seq;
+            }
+            taken[nth] = due;
+        }
+    }
+    let read = "bellwether_deliveries_total{source=\"database\"}";
+    assert!(hub.metric(read).await > 0, "some were behind the ring");
+    database.insert(1).await;
+    for client in &mut clients {
+        client.events(1).await;
+        assert!(client.cursor().ends_with(&format!("-{}", 10 * ROUNDS + 1)));
+    }
+    assert_eq!(self::clients(&hub).await, 40);
+}
+
 /// On one HTTP/2 connection: a client that takes nothing of one stream loses that one, and
 /// not the others, be they read or not.
 #[tokio::test]

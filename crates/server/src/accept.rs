@@ -14,12 +14,14 @@ use tokio::{
     time,
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{either::Either, sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     App,
-    direct::{self, Beginning, Connection, Direct, Reread},
+    direct::{self, Beginning, Direct, Reread},
+    groups::Groups,
     limits::{Limit, Seat},
+    outlet::Connection,
     proxy, routes,
     socket::Socket,
     stall::StallExecutor,
@@ -72,15 +74,16 @@ pub async fn serve(
     drop(listener);
     app.hub.close();
     connections.close();
-    let open = connections.len();
+    let open = app.edge.connections();
     tracing::info!(connections = open, grace_s = grace.as_secs(), "draining");
     let drained = time::timeout(grace, connections.wait()).await;
-    drained.map_err(|_| Unfinished(connections.len()))
+    drained.map_err(|_| Unfinished(app.edge.connections()))
 }
 
 /// Where connections come in.
 struct Door {
     app: Arc<App>,
+    groups: Arc<Groups>,
     http1: auto::Builder<StallExecutor>,
     http2: auto::Builder<StallExecutor>,
     stop: CancellationToken,
@@ -108,6 +111,7 @@ impl Door {
             .keep_alive_interval(Some(PING_INTERVAL));
         Self {
             app: Arc::clone(app),
+            groups: Groups::new(Arc::clone(app), connections.clone()),
             http1,
             http2,
             stop,
@@ -140,12 +144,12 @@ impl Door {
         }
         let socket = Socket::new(stream, self.app.settings.stall_timeout, seat);
         let Some(tls) = &edge.tls else {
-            return self.begin(socket, peer).await;
+            return self.begin(Either::Left(socket), peer).await;
         };
         // Boxed: whoever has not got so far, and maybe never will, is not to take the room for it.
         let accepted = TlsAcceptor::from(tls.config()).accept(socket);
         match Box::pin(self.in_time(accepted)).await {
-            Ok(stream) => Box::pin(self.begin(stream, peer)).await,
+            Ok(stream) => self.begin(Either::Right(Box::new(stream)), peer).await,
             Err(error) => {
                 tls.handshake_failed();
                 Err(error)
@@ -155,14 +159,14 @@ impl Door {
 
     /// Has it go the short way or by hyper, in a task of its own, which is as large as it must be
     /// and no larger.
-    async fn begin<S: Connection>(self: &Arc<Self>, mut stream: S, peer: IpAddr) -> io::Result<()> {
+    async fn begin(self: &Arc<Self>, mut stream: Connection, peer: IpAddr) -> io::Result<()> {
         let begin = direct::begin(&mut stream, &self.app.edge.limits);
         match self.in_time(begin).await? {
             Beginning::Stream(plain, read) => {
                 match Box::pin(stream::open_plain(&self.app, *plain, peer)).await {
                     Ok(response) => {
                         let direct = Direct::new(stream, response);
-                        self.connections.spawn(direct.expect("it is a stream"));
+                        self.groups.spawn(direct.expect("it is a stream"));
                     }
                     // Which is hyper's to write.
                     Err(_refusal) => self.hand_to_hyper(Reread::new(read, stream), peer, false),
@@ -174,17 +178,12 @@ impl Door {
         Ok(())
     }
 
-    fn hand_to_hyper(self: &Arc<Self>, stream: impl Connection, peer: IpAddr, is_http2: bool) {
+    fn hand_to_hyper(self: &Arc<Self>, stream: Reread, peer: IpAddr, is_http2: bool) {
         let by_hyper = Arc::clone(self).serve_by_hyper(stream, peer, is_http2);
         self.connections.spawn(by_hyper);
     }
 
-    async fn serve_by_hyper(
-        self: Arc<Self>,
-        stream: impl Connection,
-        peer: IpAddr,
-        is_http2: bool,
-    ) {
+    async fn serve_by_hyper(self: Arc<Self>, stream: Reread, peer: IpAddr, is_http2: bool) {
         let service = service_fn(|request: Request<Incoming>| {
             let app = Arc::clone(&self.app);
             async move { Ok::<_, Infallible>(routes::answer(app, request, peer).await) }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use hub::{Form, Subscription};
+use hub::{Berth, Form, Subscription};
 use std::{
     convert::Infallible,
     fmt,
@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
-use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
     App, Settings, control,
@@ -39,16 +39,29 @@ type Said = (Bytes, Option<(Source, u32)>);
 
 struct Live {
     reader: Reader,
-    heartbeat: Interval,
+    heartbeat: Pin<Box<Sleep>>,
     /// Until the client may read no longer, if that is known.
     expiry: Option<Pin<Box<Sleep>>>,
     settings: Settings,
     /// Free again when the stream ends.
-    _seat: Seat,
+    seat: Seat,
+}
+
+/// What is left of a stream whose client has all there is, when it does not wait for itself.
+#[derive(Debug)]
+pub(crate) struct CaughtUp {
+    pub(crate) berth: Berth,
+    pub(crate) tally: Tally,
+    /// When the next heartbeat is due.
+    pub(crate) heartbeat: Instant,
+    /// Until when the client may read, if that is known.
+    pub(crate) expires: Option<Instant>,
+    seat: Seat,
 }
 
 /// How a stream ends.
-enum End {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End {
     /// There is no more to be had here now.
     Closed,
     /// The client's token does not count any more.
@@ -67,21 +80,46 @@ impl EventBody {
         transport: Transport,
         expires: Option<SystemTime>,
     ) -> Self {
-        let settings = app.settings;
-        let mut heartbeat = interval_at(Instant::now() + settings.heartbeat, settings.heartbeat);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let live = Live {
-            reader: Reader::new(subscription, app.pages.clone()),
-            heartbeat,
-            expiry: expires.map(|at| Box::pin(sleep(until(at)))),
-            settings,
-            _seat: seat,
+        let caught_up = CaughtUp {
+            berth: subscription.into_berth(),
+            tally: app.metrics.streams.open(transport),
+            heartbeat: Instant::now() + app.settings.heartbeat,
+            expires: expires.map(|at| Instant::now() + until(at)),
+            seat,
         };
         Self {
             opening: Some(opening),
-            live: Some(live),
-            tally: Some(app.metrics.streams.open(transport)),
+            ..Self::go_on(app, caught_up)
         }
+    }
+
+    /// A stream that goes on from where it is.
+    pub(crate) fn go_on(app: &App, from: CaughtUp) -> Self {
+        let settings = app.settings;
+        let live = Live {
+            reader: Reader::new(from.berth.into(), app.pages.clone()),
+            heartbeat: Box::pin(sleep_until(from.heartbeat)),
+            expiry: from.expires.map(|at| Box::pin(sleep_until(at))),
+            settings,
+            seat: from.seat,
+        };
+        Self {
+            opening: None,
+            live: Some(live),
+            tally: Some(from.tally),
+        }
+    }
+
+    /// What is left of it, if it only waits for what happens next: to be asked when it is pending.
+    pub(crate) fn caught_up(&mut self) -> Option<CaughtUp> {
+        let live = self.live.take_if(|live| live.reader.is_caught_up())?;
+        Some(CaughtUp {
+            berth: live.reader.into_subscription().into_berth(),
+            tally: self.tally.take()?,
+            heartbeat: live.heartbeat.deadline(),
+            expires: live.expiry.map(|expiry| expiry.deadline()),
+            seat: live.seat,
+        })
     }
 
     /// A stream that only says when to come back.
@@ -109,7 +147,7 @@ impl EventBody {
             };
             match ready!(live.poll_next(cx)) {
                 Ok(next) => next,
-                Err(end) => (self.end(&end), None),
+                Err(end) => (self.end(end), None),
             }
         };
         if let Some(tally) = &self.tally {
@@ -119,7 +157,7 @@ impl EventBody {
     }
 
     /// Ends the stream. What is said last.
-    fn end(&mut self, end: &End) -> Bytes {
+    fn end(&mut self, end: End) -> Bytes {
         let Some(live) = self.live.take() else {
             return Bytes::new();
         };
@@ -130,10 +168,17 @@ impl EventBody {
             });
         }
         let form = live.reader.subscription().filter().form();
-        match end {
-            End::Closed => control::retry(live.settings.retry_later(), form),
+        end.last_word(&live.settings, form)
+    }
+}
+
+impl End {
+    /// What a stream says last.
+    pub(crate) fn last_word(self, settings: &Settings, form: Form) -> Bytes {
+        match self {
+            Self::Closed => control::retry(settings.retry_later(), form),
             // Each has a time of its own, so they need not be kept apart.
-            End::Expired => control::expired(live.settings.retry(), form),
+            Self::Expired => control::expired(settings.retry(), form),
         }
     }
 }
@@ -183,7 +228,9 @@ impl Live {
                     return Poll::Ready(next.map(said).ok_or(End::Closed));
                 }
                 // The heartbeat comes last, so that its id is never ahead of an event.
-                Poll::Pending if self.heartbeat.poll_tick(cx).is_ready() => {
+                Poll::Pending if self.heartbeat.as_mut().poll(cx).is_ready() => {
+                    let next = Instant::now() + self.settings.heartbeat;
+                    self.heartbeat.as_mut().reset(next);
                     let subscription = self.reader.subscription();
                     let form = subscription.filter().form();
                     let heartbeat = control::heartbeat(subscription.cursor(), form);

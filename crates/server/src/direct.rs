@@ -5,11 +5,12 @@
 //! bytes, and from then on one small task polls the body and writes. Whatever is anything else, or
 //! in any way unusual, goes to hyper with the bytes already read.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri};
 use http_body::Body as _;
 use http_body_util::Either;
 use std::{
+    future::poll_fn,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -17,7 +18,13 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use crate::{EventBody, Limits, query::StreamQuery, response::Body};
+use crate::{
+    EventBody, Limits,
+    body::CaughtUp,
+    outlet::{Connection, JOINED, Joined, Outlet},
+    query::StreamQuery,
+    response::Body,
+};
 
 /// How such a request begins.
 const BEGINNING: &[u8] = b"GET /v1/stream?";
@@ -27,14 +34,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Most headers looked at. With more, the request is an unusual one.
 const MAX_HEADERS: usize = 64;
-
-/// Bytes that are joined to be written at once.
-const JOINED: usize = 64 * 1024;
-
-/// What HTTP is spoken over: a socket, or TLS over one.
-pub(crate) trait Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection for S {}
 
 /// What a connection begins with.
 pub(crate) enum Beginning {
@@ -164,154 +163,116 @@ fn escaped(head: &[u8]) -> Bytes {
     escaped.freeze()
 }
 
-/// A stream on its way: ends when the body does, the client leaves, or the connection gives up.
-pub(crate) struct Direct<S> {
-    stream: S,
+/// A stream on its way to its client, until that has all there is.
+pub(crate) struct Direct {
+    outlet: Outlet,
     body: EventBody,
-    /// Not written yet.
-    rest: Bytes,
-    /// Whether there may be something written that the connection has not passed on.
-    is_held: bool,
     has_ended: bool,
 }
 
-impl<S: Connection> Direct<S> {
+impl Direct {
     /// The answer to a request for a stream; `None` if it is no stream.
-    pub(crate) fn new(stream: S, response: Response<Body>) -> Option<Self> {
+    pub(crate) fn new(connection: Connection, response: Response<Body>) -> Option<Self> {
         let (head, body) = response.into_parts();
         let Either::Left(body) = body else {
             return None;
         };
-        let mut rest = BytesMut::with_capacity(256);
-        rest.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        let mut first = BytesMut::with_capacity(256);
+        first.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
         for (name, value) in &head.headers {
             for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                rest.extend_from_slice(part);
+                first.extend_from_slice(part);
             }
         }
         // Without a length, the body ends with the connection.
         let date = httpdate::fmt_http_date(SystemTime::now());
         let end = format!("connection: close\r\ndate: {date}\r\n\r\n");
-        rest.extend_from_slice(end.as_bytes());
-        Some(Self {
-            stream,
-            body,
-            rest: rest.freeze(),
-            is_held: false,
-            has_ended: false,
-        })
+        first.extend_from_slice(end.as_bytes());
+        Some(Self::go_on(Outlet::new(connection, first.freeze()), body))
     }
 
-    /// Writes what is there; ready when all of it is written.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.rest.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.rest));
-            match written {
-                Ok(written) => self.rest.advance(written),
-                Err(error) => {
-                    if error.kind() == io::ErrorKind::TimedOut {
-                        self.body.stalled();
-                    }
-                    return Poll::Ready(Err(error));
+    /// A stream whose head is written.
+    pub(crate) fn go_on(outlet: Outlet, body: EventBody) -> Self {
+        Self {
+            outlet,
+            body,
+            has_ended: false,
+        }
+    }
+
+    /// Writes until the client has all there is; `None` if the stream ends before, or the client
+    /// leaves, or the connection gives up.
+    pub(crate) async fn run(mut self) -> Option<(Outlet, CaughtUp)> {
+        let caught_up = poll_fn(|cx| self.poll(cx)).await?;
+        Some((self.outlet, caught_up))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<CaughtUp>> {
+        loop {
+            if let Err(error) = ready!(self.outlet.poll_write(cx)) {
+                if error.kind() == io::ErrorKind::TimedOut {
+                    self.body.stalled();
                 }
+                return Poll::Ready(None);
             }
-            self.is_held = true;
+            if self.has_ended {
+                // Whether it was told or not, it is over.
+                let _: io::Result<()> = ready!(self.outlet.poll_shutdown(cx));
+                return Poll::Ready(None);
+            }
+            if self.poll_body(cx).is_pending() {
+                return match self.body.caught_up() {
+                    Some(caught_up) => Poll::Ready(Some(caught_up)),
+                    None => self.outlet.poll_left(cx).map(|()| None),
+                };
+            }
         }
-        // TLS takes more than the socket does.
-        if self.is_held {
-            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-            self.is_held = false;
-        }
-        // Empty, it would still hold the memory of what was written.
-        self.rest = Bytes::new();
-        Poll::Ready(Ok(()))
     }
 
     /// All that is ready, up to a bound, so that it is written at once.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut joined = BytesMut::new();
-        while self.rest.len() + joined.len() < JOINED {
+        let mut joined = Joined::default();
+        while joined.len() < JOINED {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    let Ok(bytes) = frame.into_data() else {
-                        continue;
-                    };
-                    if self.rest.is_empty() {
-                        self.rest = bytes;
-                    } else {
-                        joined.extend_from_slice(&bytes);
+                    if let Ok(bytes) = frame.into_data() {
+                        joined.push(bytes);
                     }
                 }
                 Poll::Ready(None) => {
                     self.has_ended = true;
                     break;
                 }
+                Poll::Pending if joined.len() == 0 => return Poll::Pending,
                 Poll::Pending => break,
             }
         }
-        if !joined.is_empty() {
-            let first = std::mem::take(&mut self.rest);
-            let mut all = BytesMut::with_capacity(first.len() + joined.len());
-            all.extend_from_slice(&first);
-            all.extend_from_slice(&joined);
-            self.rest = all.freeze();
-        }
-        if self.rest.is_empty() && !self.has_ended {
-            return Poll::Pending;
-        }
+        self.outlet.put(joined.finish());
         Poll::Ready(())
-    }
-
-    /// Ready when the client has left. What it sends is of no interest.
-    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let mut space = [0; 64];
-            let mut space = ReadBuf::new(&mut space);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
-            if space.filled().is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-        }
-    }
-}
-
-impl<S: Connection> Future for Direct<S> {
-    type Output = io::Result<()>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.poll_write(cx))?;
-            if self.has_ended {
-                return Pin::new(&mut self.stream).poll_shutdown(cx);
-            }
-            if self.poll_body(cx).is_pending() {
-                return self.poll_left(cx);
-            }
-        }
     }
 }
 
 /// A connection of which some has been read already.
 #[derive(Debug)]
-pub(crate) struct Reread<S> {
+pub(crate) struct Reread {
     read: Bytes,
-    stream: S,
+    connection: Connection,
 }
 
-impl<S> Reread<S> {
-    pub(crate) fn new(read: Bytes, stream: S) -> Self {
-        Self { read, stream }
+impl Reread {
+    pub(crate) fn new(read: Bytes, connection: Connection) -> Self {
+        Self { read, connection }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Reread<S> {
+impl AsyncRead for Reread {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.read.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, out);
+            return Pin::new(&mut self.connection).poll_read(cx, out);
         }
         let len = self.read.len().min(out.remaining());
         out.put_slice(&self.read.split_to(len));
@@ -319,21 +280,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Reread<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Reread<S> {
+impl AsyncWrite for Reread {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        Pin::new(&mut self.connection).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.connection).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.connection).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -341,11 +302,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Reread<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+        Pin::new(&mut self.connection).poll_write_vectored(cx, parts)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.connection.is_write_vectored()
     }
 }
 

@@ -87,6 +87,11 @@ impl Edge {
         admitted.inspect_err(|_| self.refusals.count(Limit::PublishRate))
     }
 
+    /// How many connections are open.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
     fn counted<T>(&self, seat: Result<T, Full>, all: Limit, each: Limit) -> Option<T> {
         seat.inspect_err(|full| {
             self.refusals.count(match full {
@@ -108,7 +113,7 @@ impl Edge {
 
     /// Brings the metrics up to this moment.
     pub(crate) fn observe(&self) {
-        let open = i64::try_from(self.connections.len()).unwrap_or(i64::MAX);
+        let open = i64::try_from(self.connections()).unwrap_or(i64::MAX);
         self.open_connections.set(open);
     }
 }

@@ -4,10 +4,11 @@
 //!
 //! [`serve`] looks at what a connection begins with. A plain `GET /v1/stream` over HTTP/1.1 goes the
 //! short way (`direct`); all else is handed to hyper, which calls `routes` for each request. Either
-//! way, `gate` decides who is let in and to which topics, `stream` finds out where the client is to start and subscribes it to
-//! the hub; from then on `body` is what is polled for bytes, with `pages` for what is older
-//! than the hub's ring. [`ingest()`] is the other
-//! end: it follows the database, encodes each event once and publishes it to the hub.
+//! way, `gate` decides who is let in and to which topics, `stream` finds out where the client is to
+//! start and subscribes it to the hub; from then on `body` is what is polled for bytes, with `pages`
+//! for what is older than the hub's ring. Who has gone the short way and has all there is joins a
+//! `group`, which writes to several clients of a lane at a time. [`ingest()`] is the other end: it
+//! follows the database, encodes each event once and publishes it to the hub.
 //!
 //! # Invariants
 //!
@@ -25,11 +26,14 @@ mod events;
 mod files;
 mod frame;
 mod gate;
+mod group;
+mod groups;
 mod health;
 mod ingest;
 mod limits;
 mod metrics;
 mod origins;
+mod outlet;
 mod pages;
 mod proxy;
 mod publish;

@@ -53,6 +53,10 @@ impl Reader {
         &self.subscription
     }
 
+    pub(crate) fn into_subscription(self) -> Subscription {
+        self.subscription
+    }
+
     /// Whether it is waiting for what happens next, and for nothing that exists already.
     pub(crate) fn is_caught_up(&self) -> bool {
         self.piece.is_none()
@@ -62,10 +66,8 @@ impl Reader {
     pub(crate) fn closed(&self) -> Closed {
         if self.has_failed {
             Closed::History
-        } else if self.subscription.is_replaced() {
-            Closed::Epoch
         } else {
-            Closed::Shutdown
+            Closed::by_hub(self.subscription.is_replaced())
         }
     }
 

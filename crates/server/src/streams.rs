@@ -212,6 +212,15 @@ impl Source {
 }
 
 impl Closed {
+    /// By the hub.
+    pub(crate) fn by_hub(is_replaced: bool) -> Self {
+        if is_replaced {
+            Self::Epoch
+        } else {
+            Self::Shutdown
+        }
+    }
+
     const ALL: [(Self, &str); 6] = [
         (Self::Left, "left"),
         (Self::Stalled, "stalled"),
@@ -273,8 +282,8 @@ impl Collector for Streams {
 
         let what = "Time from the capture of an event (by the database's clock, in the writer's transaction, so \
                     what that takes to commit is included) until it is handed to a client's connection, when the kernel \
-                    has taken all before it (by this machine's clock). Once for each client and batch of its \
-                    lane, by the newest event in it; replays are not included";
+                    has taken all before it (by this machine's clock). Once for each client and piece that it is \
+                    handed, by the newest event in it; replays are not included";
         let unit = Some(&Unit::Seconds);
         let kind = MetricType::Histogram;
         let mut latency = encoder.encode_descriptor("delivery_latency", what, unit, kind)?;
