@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::{
     App, Settings, control,
@@ -80,32 +80,31 @@ impl EventBody {
         transport: Transport,
         expires: Option<SystemTime>,
     ) -> Self {
-        let caught_up = CaughtUp {
-            berth: subscription.into_berth(),
-            tally: app.metrics.streams.open(transport),
-            heartbeat: Instant::now() + app.settings.heartbeat,
-            expires: expires.map(|at| Instant::now() + until(at)),
-            seat,
-        };
+        let settings = app.settings;
         Self {
             opening: Some(opening),
-            ..Self::go_on(app, caught_up)
+            live: Some(Live {
+                reader: Reader::new(subscription, app.pages.clone()),
+                heartbeat: Box::pin(sleep(settings.heartbeat)),
+                expiry: expires.map(|at| Box::pin(sleep(until(at)))),
+                settings,
+                seat,
+            }),
+            tally: Some(app.metrics.streams.open(transport)),
         }
     }
 
     /// A stream that goes on from where it is.
     pub(crate) fn go_on(app: &App, from: CaughtUp) -> Self {
-        let settings = app.settings;
-        let live = Live {
-            reader: Reader::new(from.berth.into(), app.pages.clone()),
-            heartbeat: Box::pin(sleep_until(from.heartbeat)),
-            expiry: from.expires.map(|at| Box::pin(sleep_until(at))),
-            settings,
-            seat: from.seat,
-        };
         Self {
             opening: None,
-            live: Some(live),
+            live: Some(Live {
+                reader: Reader::new(from.berth.into(), app.pages.clone()),
+                heartbeat: Box::pin(sleep_until(from.heartbeat)),
+                expiry: from.expires.map(|at| Box::pin(sleep_until(at))),
+                settings: app.settings,
+                seat: from.seat,
+            }),
             tally: Some(from.tally),
         }
     }
