@@ -161,6 +161,9 @@ impl Future for Group {
         group.members.extend(group.entrance.take(cx.waker()));
         let (turn, mut is_hungry) = group.poll_news(cx);
         let before = group.members.len();
+        // They keep the lane until the group is no longer to be found under its key, which could be
+        // another lane's then.
+        let mut gone = Vec::new();
         let mut nth = 0;
         while let Some(member) = group.members.get_mut(nth) {
             match member.poll(cx, &turn, &settings) {
@@ -169,7 +172,7 @@ impl Future for Group {
                     is_hungry = true;
                     nth += 1;
                 }
-                Fate::Gone => drop(group.members.swap_remove(nth)),
+                Fate::Gone => gone.push(group.members.swap_remove(nth)),
                 Fate::Behind => {
                     let member = group.members.swap_remove(nth);
                     groups.part(member.outlet, member.stream);
