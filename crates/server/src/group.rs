@@ -163,7 +163,7 @@ impl Future for Group {
         let before = group.members.len();
         // They keep the lane until the group is no longer to be found under its key, which could be
         // another lane's then.
-        let mut gone = Vec::new();
+        let (mut gone, mut behind) = (Vec::new(), Vec::new());
         let mut nth = 0;
         while let Some(member) = group.members.get_mut(nth) {
             match member.poll(cx, &turn, &settings) {
@@ -173,14 +173,16 @@ impl Future for Group {
                     nth += 1;
                 }
                 Fate::Gone => gone.push(group.members.swap_remove(nth)),
-                Fate::Behind => {
-                    let member = group.members.swap_remove(nth);
-                    groups.part(member.outlet, member.stream);
-                }
+                Fate::Behind => behind.push(group.members.swap_remove(nth)),
             }
         }
         let left = before - group.members.len();
-        if left > 0 && groups.leave(group.lane, &group.entrance, left) {
+        let is_over = left > 0 && groups.leave(group.lane, &group.entrance, left);
+        drop(gone);
+        for member in behind {
+            groups.part(member.outlet, member.stream);
+        }
+        if is_over {
             return Poll::Ready(());
         }
         if is_hungry || group.poll_alarm(cx).is_ready() {
