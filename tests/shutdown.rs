@@ -1,7 +1,15 @@
+use http::Request;
+use http_body_util::Full;
+use nix::sys::signal::{Signal, kill};
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
-use crate::harness::{Delivery, Hub, HubOptions, TestDatabase, eventually};
+use crate::harness::{
+    Client, Delivery, Hub, HubOptions, TestDatabase, eventually, request_whole, within,
+};
 
 #[tokio::test]
 async fn streams_end_with_a_time_to_come_back() {
@@ -54,6 +62,10 @@ async fn a_hub_can_give_notice() {
     let ready = async || crate::harness::get(hub.own, "/readyz").await;
     let said = r#"{"ready":false,"reasons":["shutting down"],"warnings":[]}"#;
     eventually("it gives notice", (503, format!("{said}\n")), ready).await;
+    let request = Request::get("/healthz").header("Host", "test");
+    let (status, headers, _) = request_whole(hub.own, request.body(Full::default()).unwrap()).await;
+    let kept = headers.get("connection").map(|it| it.to_str().unwrap());
+    assert_eq!((status, kept), (200, Some("close")), "not to be kept");
     let mut late = hub.stream("topic=events").await;
     late.opened().await;
     database.insert(1).await;
@@ -62,6 +74,65 @@ async fn a_hub_can_give_notice() {
     assert!(matches!(late.next().await, Delivery::Retry(_)));
     assert_eq!(late.next().await, Delivery::End);
     assert_eq!(hub.exit_code().await, Some(0));
+}
+
+/// Proxies do not repeat a POST whose connection broke, so none may break because of a shutdown.
+#[tokio::test]
+async fn requests_on_their_way_are_answered() {
+    const PUBLICATION: &[u8] = b"POST /v1/events HTTP/1.1\r\nHost: t\r\n\
+        Content-Type: application/json\r\nContent-Length: 34\r\n\r\n\
+        {\"topic\":\"t\",\"event\":\"n\",\"data\":0}";
+    const CONNECTIONS: u64 = 5;
+
+    let database = TestDatabase::create().await;
+    let mut hub = Hub::start(&database).await;
+    let mut stream = hub.stream("topic=other").await;
+    let cursor = stream.opened().await.cursor().to_owned();
+    let mut quiet = Vec::new();
+    for _ in 0..CONNECTIONS {
+        quiet.push(TcpStream::connect(hub.own).await.unwrap());
+    }
+    eventually("they are accepted", true, async || {
+        hub.metric("bellwether_connections").await >= CONNECTIONS + 2 // a stream's, and who asks
+    })
+    .await;
+    let mut kept = TcpStream::connect(hub.own).await.unwrap();
+    let request = b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n";
+    kept.write_all(request).await.unwrap();
+    let mut answer = [0; 12];
+    let read = within("an answer", kept.read_exact(&mut answer));
+    read.await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    quiet.push(kept);
+
+    // So connections, requests and the signal come to the hub at once.
+    kill(hub.pid(), Signal::SIGSTOP).unwrap();
+    let mut asking = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut connection = TcpStream::connect(hub.own).await.unwrap();
+        connection.write_all(PUBLICATION).await.unwrap();
+        asking.push(connection);
+    }
+    hub.terminate();
+    kill(hub.pid(), Signal::SIGCONT).unwrap();
+    assert!(matches!(stream.next().await, Delivery::Retry(_)));
+    assert_eq!(stream.next().await, Delivery::End);
+    // It is stopping now.
+    for mut connection in quiet {
+        connection.write_all(PUBLICATION).await.unwrap();
+        asking.push(connection);
+    }
+    for mut connection in asking {
+        let mut answer = String::new();
+        let read = within("the answer", connection.read_to_string(&mut answer)).await;
+        assert!(read.is_ok(), "{read:?}");
+        assert!(answer.contains("HTTP/1.1 201 Created"), "{answer:?}");
+    }
+    assert_eq!(hub.exit_code().await, Some(0));
+    let hub = Hub::start(&database).await;
+    let mut client = Client::connect(hub.own, "topic=t", Some(&cursor)).await;
+    let published = 1 + 2 * usize::try_from(CONNECTIONS).unwrap();
+    client.events(published).await;
 }
 
 /// A client that does not take what is left for it.

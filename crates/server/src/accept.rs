@@ -7,7 +7,12 @@ use hyper_util::{
     server::conn::auto,
 };
 use std::{
-    convert::Infallible, error::Error, fmt, io, iter, net::IpAddr, sync::Arc, time::Duration,
+    convert::Infallible,
+    error::Error,
+    fmt, io, iter,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -34,6 +39,10 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Pause after a failure to accept: most often all file descriptors are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a request that is on its way when the hub stops has to come in. HTTP/1.1 cannot tell a
+/// client which of its requests were still taken, and a proxy does not repeat a POST by itself.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
 /// Some connections were still open when the time to finish was over.
 #[derive(Debug)]
 pub struct Unfinished(pub usize);
@@ -52,14 +61,7 @@ pub async fn serve(
     let accepting = async {
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => {
-                    let peer = peer.ip().to_canonical();
-                    // Who finds no place is told by the connection's end, which costs next to
-                    // nothing: a browser comes back by itself.
-                    if let Some(seat) = app.edge.admit_connection(peer) {
-                        connections.spawn(Arc::clone(&door).pass(stream, peer, seat));
-                    }
-                }
+                Ok((stream, peer)) => door.open(stream, peer),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     time::sleep(ACCEPT_PAUSE).await;
@@ -71,13 +73,31 @@ pub async fn serve(
     stop.run_until_cancelled(serving).await;
 
     app.health.drain();
-    drop(listener);
+    if let Err(error) = empty(listener, &door) {
+        tracing::warn!(%error, "cannot accept the last connections");
+    }
     app.hub.close();
     connections.close();
     let open = app.edge.connections();
     tracing::info!(connections = open, grace_s = grace.as_secs(), "draining");
     let drained = time::timeout(grace, connections.wait()).await;
     drained.map_err(|_| Unfinished(app.edge.connections()))
+}
+
+/// Takes the connections that the kernel has already made: their requests may be on the way.
+fn empty(listener: TcpListener, door: &Arc<Door>) -> io::Result<()> {
+    // Not tokio's, which knows only what its last look at all sockets told it.
+    let listener = listener.into_std()?;
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                stream.set_nonblocking(true)?;
+                door.open(TcpStream::from_std(stream)?, peer);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Where connections come in.
@@ -116,6 +136,17 @@ impl Door {
             http2,
             stop,
             connections,
+        }
+    }
+
+    /// Lets a connection in, if there is a place for it.
+    fn open(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let peer = peer.ip().to_canonical();
+        // Who finds no place is told by the connection's end, which costs next to nothing: a
+        // browser comes back by itself.
+        if let Some(seat) = self.app.edge.admit_connection(peer) {
+            let passing = Arc::clone(self).pass(stream, peer, seat);
+            self.connections.spawn(passing);
         }
     }
 
@@ -191,9 +222,16 @@ impl Door {
         let builder = if is_http2 { &self.http2 } else { &self.http1 };
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = Box::pin(connection);
+        let closing = async {
+            if is_http2 {
+                self.stop.cancelled().await;
+            } else {
+                self.last_moment().await;
+            }
+        };
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = self.stop.cancelled() => {
+            () = closing => {
                 connection.as_mut().graceful_shutdown();
                 // It only stops keeping the connection alive; that streams end is the hub's doing.
                 connection.as_mut().await
@@ -217,14 +255,19 @@ impl Door {
     async fn in_time<T>(&self, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         let edge = &self.app.edge;
         let limited = time::timeout(edge.limits.request_time, step);
-        match self.stop.run_until_cancelled(limited).await {
-            Some(Ok(done)) => done,
-            Some(Err(_)) => {
+        tokio::select! {
+            done = limited => done.unwrap_or_else(|_| {
                 edge.refusals.count(Limit::Time);
                 Err(io::ErrorKind::TimedOut.into())
-            }
-            None => Err(io::Error::other("the hub is stopping")),
+            }),
+            () = self.last_moment() => Err(io::Error::other("the hub is stopping")),
         }
+    }
+
+    /// Over when the hub stops and waits no longer for what is on its way.
+    async fn last_moment(&self) {
+        self.stop.cancelled().await;
+        time::sleep(LAST_MOMENT).await;
     }
 }
 

@@ -25,6 +25,11 @@ impl Health {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it is shutting down.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     /// Waits until all of it is up, if only for a moment each.
     pub async fn ready(&self) {
         for link in &self.links {
@@ -46,10 +51,7 @@ impl Health {
             Link::Up | Link::Strained(_) => None,
             Link::Down(reason) => Some(reason.clone()),
         });
-        let draining = self
-            .draining
-            .load(Ordering::Relaxed)
-            .then(|| "shutting down".to_owned());
+        let draining = self.is_draining().then(|| "shutting down".to_owned());
         links.chain(draining).collect()
     }
 

@@ -1,6 +1,6 @@
 //! Method and path, and what answers.
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use serde_json::json;
 use std::{net::IpAddr, sync::Arc};
@@ -46,6 +46,7 @@ pub(crate) async fn answer(
     let is_ours = request.uri().path().starts_with("/v1/");
     let is_publication = is_ours && request.method() == Method::POST;
     let origin = request.headers().get(header::ORIGIN).cloned();
+    let version = request.version();
     let span = trace::request(request.method(), request.uri().path(), request.headers());
     let answered = route(&app, request, peer).instrument(span.clone()).await;
     let mut response = answered.unwrap_or_else(|refusal| {
@@ -60,6 +61,11 @@ pub(crate) async fn answer(
         app.gate
             .origins()
             .dress(origin.as_ref(), response.headers_mut());
+    }
+    // Whoever keeps the connection would ask again just as it is closed. HTTP/2 says when itself.
+    if app.health.is_draining() && version <= Version::HTTP_11 {
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
