@@ -2,10 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::{
-    Cursor, Filter, Follower, Hub,
-    hub::{LaneKey, Read},
-};
+use crate::{Cursor, Filter, Follower, Hub, hub::Read, lanes::LaneKey};
 
 /// A client's place on a lane, and how far in the stream it has come. Leaves the lane when dropped.
 pub struct Berth {
@@ -36,7 +33,7 @@ impl Berth {
         &self.filter
     }
 
-    /// Its lane. Another one may have the same key once this lane's last client has left.
+    /// Its lane.
     pub fn lane(&self) -> LaneKey {
         self.lane
     }

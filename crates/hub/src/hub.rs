@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     Ancestor, Berth, Cursor, Epoch, Filter, Follower, Frame, Retain, Ring, Subscription, Topic,
-    lanes::{self, LaneId, Lanes, Queue},
+    lanes::{Lane, LaneKey, Lanes, Queue},
     pieces::Pieces,
     ring::Piece,
 };
@@ -64,8 +64,6 @@ struct State {
     epoch: Option<Epoch>,
     /// The epochs that this one continues, oldest first.
     ancestors: Vec<Ancestor>,
-    /// Counts openings and closings: a subscription belongs to one.
-    generation: u64,
     ring: Ring,
     lanes: Lanes,
     /// The last event of each topic that has a state.
@@ -100,13 +98,6 @@ pub enum Rewind {
         /// The ring's floor.
         floor: u64,
     },
-}
-
-/// Says which lane, among those there are now and those there were.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LaneKey {
-    generation: u64,
-    id: LaneId,
 }
 
 /// What a client finds in the ring.
@@ -146,7 +137,6 @@ impl Hub {
         let state = State {
             epoch: None,
             ancestors: Vec::new(),
-            generation: 0,
             ring: Ring::new(0, limits.ring_frames, limits.ring_bytes),
             lanes: Lanes::default(),
             states: BTreeMap::new(),
@@ -237,11 +227,7 @@ impl Hub {
             return Err(NotOpen);
         }
         let seq = from.map_or(state.ring.head(), |cursor| cursor.seq);
-        let (id, filter, queue) = state.lanes.join(filter);
-        let lane = LaneKey {
-            generation: state.generation,
-            id,
-        };
+        let (lane, filter, queue) = state.lanes.join(filter);
         drop(state);
         let berth = Berth::new(Arc::clone(self), lane, filter, Cursor { epoch, seq });
         let follower = Follower::new(Arc::clone(self), queue);
@@ -365,18 +351,13 @@ impl Hub {
 
     /// What a lane brings from now on; nothing, if it is gone.
     pub(crate) fn queue(&self, lane: LaneKey) -> Queue {
-        let state = self.read();
-        if state.generation == lane.generation {
-            state.lanes.queue(lane.id)
-        } else {
-            lanes::closed()
-        }
+        self.read().lanes.queue(lane)
     }
 
     /// Reads on from a position.
     pub(crate) fn read_ring(&self, lane: LaneKey, filter: &Filter, from: u64) -> Read {
         let state = self.read();
-        if state.generation != lane.generation {
+        if !state.lanes.has(lane) {
             return Read::Closed;
         }
         if from >= state.ring.head() {
@@ -384,7 +365,7 @@ impl Hub {
         }
         let make = || state.ring.piece(filter, from, PIECE_BYTES);
         let head = state.ring.head();
-        match self.pieces.get(lane, filter, from, head, make) {
+        match self.pieces.get(lane, from, head, make) {
             Some(piece) => Read::Piece(piece),
             None => Read::BeforeRing {
                 floor: state.ring.floor(),
@@ -394,11 +375,7 @@ impl Hub {
     }
 
     pub(crate) fn leave(&self, lane: LaneKey) {
-        let mut state = self.write();
-        // The lanes of another generation went with it.
-        if state.generation == lane.generation {
-            state.lanes.leave(lane.id);
-        }
+        self.write().lanes.leave(lane);
     }
 
     // A panic while the lock is held is a broken invariant and ends the publishing task.
@@ -427,12 +404,11 @@ impl State {
         }
     }
 
-    /// Begins a generation without lanes. Returns the old ones: to drop their senders
-    /// wakes every subscription, and is better done without the lock.
-    fn begin(&mut self, epoch: Option<Epoch>) -> Lanes {
+    /// Begins anew, without lanes. Returns the old ones: to drop their senders wakes every
+    /// subscription, and is better done without the lock.
+    fn begin(&mut self, epoch: Option<Epoch>) -> Vec<Lane> {
         self.epoch = epoch;
-        self.generation += 1;
-        std::mem::take(&mut self.lanes)
+        self.lanes.end()
     }
 }
 

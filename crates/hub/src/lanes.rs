@@ -1,8 +1,10 @@
 //! Lanes: one for each distinct filter, and which of them an event is for.
 
 use bytes::Bytes;
+use slotmap::{SlotMap, new_key_type};
 use std::{
     collections::{BTreeSet, HashMap},
+    mem,
     sync::Arc,
     time::SystemTime,
 };
@@ -30,22 +32,23 @@ pub struct Batch {
     pub at: SystemTime,
 }
 
-/// Identifies a lane as long as it has subscriptions.
-pub(crate) type LaneId = usize;
+new_key_type! {
+    /// Says which lane. No other one is ever given the same key.
+    pub struct LaneKey;
+}
 
 /// All lanes. A lane exists as long as somebody is subscribed to it.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
-    slots: Vec<Option<Lane>>,
-    free: Vec<LaneId>,
-    by_filter: HashMap<Filter, LaneId>,
+    lanes: SlotMap<LaneKey, Lane>,
+    by_filter: HashMap<Filter, LaneKey>,
     by_token: Node,
     /// On all lanes together.
     subscriptions: usize,
 }
 
 #[derive(Debug)]
-struct Lane {
+pub(crate) struct Lane {
     filter: Filter,
     queue: broadcast::Sender<Batch>,
     subscriptions: usize,
@@ -70,14 +73,9 @@ struct Node {
     literal: HashMap<Arc<str>, Node>,
     any: Option<Box<Node>>,
     /// Lanes with a pattern that ends here.
-    ends: BTreeSet<LaneId>,
+    ends: BTreeSet<LaneKey>,
     /// Lanes with a pattern that ends with a `>` here.
-    rest: BTreeSet<LaneId>,
-}
-
-/// A queue of a lane that is gone.
-pub(crate) fn closed() -> Queue {
-    broadcast::channel(1).1
+    rest: BTreeSet<LaneKey>,
 }
 
 // === impl Lanes ===
@@ -85,56 +83,71 @@ pub(crate) fn closed() -> Queue {
 impl Lanes {
     /// Subscribes to the filter's lane, which is made if need be. Returns the lane's own filter
     /// as well: thousands of subscriptions are to share its memory.
-    pub(crate) fn join(&mut self, filter: Filter) -> (LaneId, Filter, Queue) {
-        let id = match self.by_filter.get(&filter) {
-            Some(&id) => id,
+    pub(crate) fn join(&mut self, filter: Filter) -> (LaneKey, Filter, Queue) {
+        let key = match self.by_filter.get(&filter) {
+            Some(&key) => key,
             None => self.insert(filter),
         };
-        let lane = self.slots[id]
-            .as_mut()
-            .expect("by_filter names lanes that exist");
+        let lane = &mut self.lanes[key];
         lane.subscriptions += 1;
         self.subscriptions += 1;
-        (id, lane.filter.clone(), lane.queue.subscribe())
+        (key, lane.filter.clone(), lane.queue.subscribe())
     }
 
-    /// What a lane that exists brings from now on.
-    pub(crate) fn queue(&self, id: LaneId) -> Queue {
-        let lane = self.slots[id].as_ref();
-        lane.expect("who asks is on it").queue.subscribe()
+    /// Whether it is still there.
+    pub(crate) fn has(&self, key: LaneKey) -> bool {
+        self.lanes.contains_key(key)
     }
 
-    /// Takes one subscription's leave. The last one takes its lane along.
-    pub(crate) fn leave(&mut self, id: LaneId) {
-        let lane = self.slots[id]
-            .as_mut()
-            .expect("a subscription's lane exists");
+    /// What a lane brings from now on; nothing, if it is gone.
+    pub(crate) fn queue(&self, key: LaneKey) -> Queue {
+        match self.lanes.get(key) {
+            Some(lane) => lane.queue.subscribe(),
+            None => broadcast::channel(1).1,
+        }
+    }
+
+    /// Takes one subscription's leave, if its lane is still there. The last one takes it along.
+    pub(crate) fn leave(&mut self, key: LaneKey) {
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return;
+        };
         lane.subscriptions -= 1;
         self.subscriptions -= 1;
         if lane.subscriptions == 0 {
-            let lane = self.slots[id].take().expect("it was just there");
-            self.by_filter.remove(&lane.filter);
             for pattern in lane.filter.patterns() {
-                self.by_token.remove(&mut pattern.tokens(), id);
+                self.by_token.remove(&mut pattern.tokens(), key);
             }
-            self.free.push(id);
+            self.by_filter.remove(&lane.filter);
+            self.lanes.remove(key);
         }
+    }
+
+    /// Takes all of them away, whoever is subscribed.
+    pub(crate) fn end(&mut self) -> Vec<Lane> {
+        let ended = self.lanes.drain().map(|(_, lane)| lane).collect();
+        *self = Self {
+            // It knows which keys there have been.
+            lanes: mem::take(&mut self.lanes),
+            ..Self::default()
+        };
+        ended
     }
 
     /// Sorts a batch into the lanes it is for, each with all its frames in one piece.
     pub(crate) fn sort(&mut self, frames: &[Frame]) -> Vec<Delivery> {
         let Self {
-            slots, by_token, ..
+            lanes, by_token, ..
         } = self;
         let mut touched = Vec::new();
         for frame in frames {
-            by_token.visit(&frame.topic, &mut |id| {
-                let lane = slots[id].as_mut().expect("by_token names lanes that exist");
+            by_token.visit(&frame.topic, &mut |key| {
+                let lane = &mut lanes[key];
                 if !lane.filter.has_name(&frame.name) {
                     return;
                 }
                 if lane.pending.is_empty() {
-                    touched.push(id);
+                    touched.push(key);
                 } else if lane.pending_seq == frame.seq {
                     return;
                 }
@@ -144,8 +157,8 @@ impl Lanes {
             });
         }
         let last_seq = frames.last().map_or(0, |frame| frame.seq);
-        let mut assemble = |id: LaneId| {
-            let lane = slots[id].as_mut().expect("touched just now");
+        let mut assemble = |key: LaneKey| {
+            let lane = &mut lanes[key];
             let batch = Batch {
                 last_seq,
                 bytes: join(&lane.pending, lane.filter.form()),
@@ -168,7 +181,7 @@ impl Lanes {
         self.subscriptions
     }
 
-    fn insert(&mut self, filter: Filter) -> LaneId {
+    fn insert(&mut self, filter: Filter) -> LaneKey {
         let lane = Lane {
             filter: filter.clone(),
             queue: broadcast::Sender::new(QUEUE),
@@ -177,56 +190,52 @@ impl Lanes {
             pending_seq: 0,
             pending_at: SystemTime::UNIX_EPOCH,
         };
-        let id = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() - 1
-        });
-        self.slots[id] = Some(lane);
+        let key = self.lanes.insert(lane);
         for pattern in filter.patterns() {
-            self.by_token.insert(pattern, id);
+            self.by_token.insert(pattern, key);
         }
-        self.by_filter.insert(filter, id);
-        id
+        self.by_filter.insert(filter, key);
+        key
     }
 }
 
 // === impl Node ===
 
 impl Node {
-    fn insert(&mut self, pattern: &Pattern, id: LaneId) {
+    fn insert(&mut self, pattern: &Pattern, key: LaneKey) {
         let mut node = self;
         for token in pattern.tokens() {
             node = match token {
                 ">" => {
-                    node.rest.insert(id);
+                    node.rest.insert(key);
                     return;
                 }
                 "*" => node.any.get_or_insert_default(),
                 literal => node.literal.entry(literal.into()).or_default(),
             };
         }
-        node.ends.insert(id);
+        node.ends.insert(key);
     }
 
     /// Undoes an insert, and drops the nodes that nobody needs any more.
-    fn remove<'a>(&mut self, tokens: &mut impl Iterator<Item = &'a str>, id: LaneId) {
+    fn remove<'a>(&mut self, tokens: &mut impl Iterator<Item = &'a str>, key: LaneKey) {
         match tokens.next() {
             None => {
-                self.ends.remove(&id);
+                self.ends.remove(&key);
             }
             Some(">") => {
-                self.rest.remove(&id);
+                self.rest.remove(&key);
             }
             Some("*") => {
                 let node = self.any.as_mut().expect("it was inserted");
-                node.remove(tokens, id);
+                node.remove(tokens, key);
                 if node.is_empty() {
                     self.any = None;
                 }
             }
             Some(literal) => {
                 let node = self.literal.get_mut(literal).expect("it was inserted");
-                node.remove(tokens, id);
+                node.remove(tokens, key);
                 if node.is_empty() {
                     self.literal.remove(literal);
                 }
@@ -241,12 +250,12 @@ impl Node {
             && self.rest.is_empty()
     }
 
-    fn visit(&self, topic: &Topic, found: &mut impl FnMut(LaneId)) {
+    fn visit(&self, topic: &Topic, found: &mut impl FnMut(LaneKey)) {
         self.visit_tokens(topic.as_str(), found);
     }
 
     /// `rest` is never empty: what is left of a topic begins with a token.
-    fn visit_tokens(&self, rest: &str, found: &mut impl FnMut(LaneId)) {
+    fn visit_tokens(&self, rest: &str, found: &mut impl FnMut(LaneKey)) {
         self.rest.iter().copied().for_each(&mut *found);
         let (token, rest) = match rest.split_once('.') {
             Some((token, rest)) => (token, Some(rest)),
@@ -271,6 +280,7 @@ mod tests {
     use super::*;
     use crate::{Form, Retain};
     use proptest::prelude::*;
+    use tokio::sync::broadcast::error::TryRecvError;
 
     fn frame(seq: u64, topic: &str) -> Frame {
         Frame {
@@ -312,6 +322,23 @@ mod tests {
         })
     }
 
+    /// Whoever still has the key of a lane that is gone must not find another one under it.
+    #[test]
+    fn keys_are_not_reused() {
+        let filter = |pattern| Filter::new([pattern]).unwrap();
+        let mut lanes = Lanes::default();
+        let (first, ..) = lanes.join(filter("a"));
+        lanes.leave(first);
+        let (second, _, mut queue) = lanes.join(filter("b"));
+        drop(lanes.end());
+        assert!(matches!(queue.try_recv(), Err(TryRecvError::Closed)));
+        let (third, ..) = lanes.join(filter("c"));
+        let keys = [first, second, third];
+        assert_eq!(keys.map(|key| lanes.has(key)), [false, false, true]);
+        lanes.leave(second);
+        assert_eq!((lanes.len(), lanes.subscriptions()), (1, 1));
+    }
+
     proptest! {
         /// Each lane gets exactly the frames its filter matches, in order and once, also
         /// after others have come and gone.
@@ -324,8 +351,8 @@ mod tests {
             let mut lanes = Lanes::default();
             let joined: Vec<_> = filters.iter().map(|filter| lanes.join(filter.clone())).collect();
             let mut stayed = Vec::new();
-            for ((filter, (id, _, queue)), leaves) in filters.iter().zip(joined).zip(leaving) {
-                if leaves { lanes.leave(id) } else { stayed.push((filter, id, queue)) }
+            for ((filter, (key, _, queue)), leaves) in filters.iter().zip(joined).zip(leaving) {
+                if leaves { lanes.leave(key) } else { stayed.push((filter, key, queue)) }
             }
             prop_assert_eq!(lanes.subscriptions(), stayed.len());
 
@@ -333,7 +360,7 @@ mod tests {
             for (queue, batch) in lanes.sort(&frames) {
                 queue.send(batch).unwrap();
             }
-            for (filter, id, mut queue) in stayed {
+            for (filter, key, mut queue) in stayed {
                 let expected: Vec<u8> = frames.iter()
                     .filter(|frame| filter.matches(&frame.topic, &frame.name))
                     .flat_map(|frame| frame.wire.bytes(Form::FIRST))
@@ -341,7 +368,7 @@ mod tests {
                 let sent = queue.try_recv().map_or(Bytes::new(), |batch| batch.bytes);
                 prop_assert_eq!(sent, expected);
                 prop_assert!(queue.try_recv().is_err(), "one batch is one send");
-                lanes.leave(id);
+                lanes.leave(key);
             }
             prop_assert_eq!(lanes.len(), 0);
             prop_assert!(lanes.by_token.is_empty(), "nothing is left of lanes that are gone");

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{Filter, hub::LaneKey, ring::Piece};
+use crate::{lanes::LaneKey, ring::Piece};
 
 /// Pieces that are remembered, in all at most so many times the bytes of one.
 const SLOTS: usize = 256;
@@ -22,8 +22,6 @@ pub(crate) struct Pieces {
 #[derive(Debug)]
 struct Entry {
     lane: LaneKey,
-    /// A lane that is gone leaves its number to another one.
-    filter: Filter,
     from: u64,
     /// The head when it was put together.
     head: u64,
@@ -43,7 +41,6 @@ impl Pieces {
     pub(crate) fn get(
         &self,
         lane: LaneKey,
-        filter: &Filter,
         from: u64,
         head: u64,
         make: impl FnOnce() -> Option<Piece>,
@@ -57,14 +54,12 @@ impl Pieces {
         if let Some(entry) = &*slot
             && (entry.lane, entry.from) == (lane, from)
             && (entry.head == head || entry.piece.to < entry.head)
-            && entry.filter == *filter
         {
             return Some(entry.piece.clone());
         }
         let piece = make()?;
         *slot = Some(Entry {
             lane,
-            filter: filter.clone(),
             from,
             head,
             piece: piece.clone(),

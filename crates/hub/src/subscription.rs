@@ -283,9 +283,11 @@ mod tests {
             };
             bytes
         };
+        let _together = subscribe(&hub, "a.*", None);
         let first = replayed("a.*");
         assert_eq!(replayed("a.*").as_ptr(), first.as_ptr());
-        // A lane that has taken the number of one that is gone, and one that has grown.
+        // Another lane, and one that has grown.
+        let _together = subscribe(&hub, "a.odd", None);
         assert_eq!(replayed("a.odd"), "1 3 5 7 9 ");
         assert_eq!(replayed("a.odd"), "1 3 5 7 9 ");
         publish(&hub, 1);

@@ -161,9 +161,6 @@ impl Future for Group {
         group.members.extend(group.entrance.take(cx.waker()));
         let (turn, mut is_hungry) = group.poll_news(cx);
         let before = group.members.len();
-        // They keep the lane until the group is no longer to be found under its key, which could be
-        // another lane's then.
-        let (mut gone, mut behind) = (Vec::new(), Vec::new());
         let mut nth = 0;
         while let Some(member) = group.members.get_mut(nth) {
             match member.poll(cx, &turn, &settings) {
@@ -172,17 +169,15 @@ impl Future for Group {
                     is_hungry = true;
                     nth += 1;
                 }
-                Fate::Gone => gone.push(group.members.swap_remove(nth)),
-                Fate::Behind => behind.push(group.members.swap_remove(nth)),
+                Fate::Gone => drop(group.members.swap_remove(nth)),
+                Fate::Behind => {
+                    let Member { outlet, stream, .. } = group.members.swap_remove(nth);
+                    groups.part(outlet, stream);
+                }
             }
         }
         let left = before - group.members.len();
-        let is_over = left > 0 && groups.leave(group.lane, &group.entrance, left);
-        drop(gone);
-        for member in behind {
-            groups.part(member.outlet, member.stream);
-        }
-        if is_over {
+        if left > 0 && groups.leave(group.lane, &group.entrance, left) {
             return Poll::Ready(());
         }
         if is_hungry || group.poll_alarm(cx).is_ready() {
