@@ -15,7 +15,7 @@ use tokio::{
     task::JoinSet,
     time,
 };
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::{HubOptions, PrivateOptions, say},
@@ -335,25 +335,22 @@ impl Instance {
         stop: CancellationToken,
     ) -> Result<()> {
         self.prepare_schema(has_events_table, scene).await?;
-        // In a task, whose thread also drives its connection and some of the clients: a wake from
-        // one thread to another costs more than many a look.
+        // In tasks, whose threads also drive the connections and the clients: a wake from one thread
+        // to another, such as the main one, costs more than many a look.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(self.listener.run(stop.clone()));
         let (feed, app) = (self.feed, Arc::clone(&self.app));
-        let follow = tokio::spawn(async move { server::ingest(feed, &app).await });
-        let follow = AbortOnDropHandle::new(follow);
-        let mut snapshots = JoinSet::new();
+        tasks.spawn(async move { server::ingest(feed, &app).await });
+        tasks.spawn(self.publishing.run());
         for snapshot in self.snapshots {
             let (database, metrics) = (self.database.clone(), self.metrics.clone());
-            snapshots.spawn(snapshot.run(database, metrics, stop.clone()));
+            tasks.spawn(snapshot.run(database, metrics, stop.clone()));
         }
-        let retain = self
-            .retention
-            .run(self.database, self.metrics, stop.clone());
-        let others = async {
-            tokio::join!(self.listener.run(stop), self.publishing.run(), retain);
-            Ok(())
-        };
-        let follow = async { follow.await.context("following the stream has failed") };
-        tokio::try_join!(follow, others).map(drop)
+        tasks.spawn(self.retention.run(self.database, self.metrics, stop));
+        while let Some(ended) = tasks.join_next().await {
+            ended.context("a task of the hub has failed")?;
+        }
+        Ok(())
     }
 
     /// Tries until it is done. Only what no waiting can mend is an error.

@@ -52,6 +52,9 @@ const LAPSING_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration:
 /// How often a follower sees for itself whether the promise is kept.
 const FOLLOWING_PAUSE: Duration = PROMISE;
 
+/// After so many looks that have found something, the next one is likely to.
+const LIKELY: u32 = 2;
+
 /// Between looks while asleep. Finds what nobody rings for: a restored dump, triggers that
 /// were switched off, what a hub that died while lapsing was waiting for.
 const SAFETY_POLL: Duration = Duration::from_secs(1);
@@ -104,10 +107,13 @@ pub(crate) struct Sequencer {
     unrung: u64,
     /// Whether the other hubs know of the head, as far as it is up to this one.
     is_announced: bool,
+    /// How many looks have found something, one after the other.
+    finds: u32,
     /// Whether there are other hubs, and when that was last counted.
     others: (bool, Option<Instant>),
-    /// The look that found what is to be read next.
+    /// The look that found what is to be read next, and how much that is.
     span: Span,
+    found: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,10 +203,12 @@ impl Sequencer {
             looked: None,
             unrung: 0,
             is_announced: true,
+            finds: 0,
             others: (false, None),
             span: Span::none(),
+            found: 0,
         };
-        let look = sequencer.look(true).await?;
+        let look = sequencer.look(true, look_span()).await?;
         if look.awake == Awake::Other {
             sequencer.state = State::Following;
         }
@@ -219,26 +227,49 @@ impl Sequencer {
         std::mem::replace(&mut self.span, Span::none())
     }
 
-    /// Waits until there are events beyond what is known.
-    pub(crate) async fn wait_for_events(&mut self) -> Result<(), Error> {
-        while !self.step().await? {}
-        Ok(())
+    /// Waits until there are events beyond what is known. Where a look is likely to find some, what is
+    /// to be asked then is asked along with it: its answer is as of after the look, and all that the
+    /// look found is durable when it is there.
+    pub(crate) async fn wait_for_events<T, A>(
+        &mut self,
+        along: impl Fn(Span) -> A,
+    ) -> Result<Option<T>, Error>
+    where
+        A: Future<Output = Result<T, Error>>,
+    {
+        loop {
+            let (grew, answer) = self.step(&along).await?;
+            if grew {
+                return Ok(answer);
+            }
+        }
     }
 
     /// Waits until all up to the head, which this look found, is durable; and tells the other hubs.
     pub(crate) async fn settle(&mut self, look: &Span) -> Result<(), Error> {
         if !self.is_settled {
-            let span = tracing::trace_span!(target: SPANS, parent: look, "settle");
-            let settle = self.client.execute(&self.statements.settle, &[]);
-            let settle = within("wait until what is numbered is durable", settle);
-            settle.instrument(span).await?;
+            let span = settle_span(look);
+            span.record("events", counted(self.found));
+            self.flush(span).await?;
             self.is_settled = true;
         }
         self.announce().await
     }
 
-    /// One pause, one look, and what follows from it. Returns whether the stream grew.
-    async fn step(&mut self) -> Result<bool, Error> {
+    /// Waits until all that the database shows now is durable.
+    async fn flush(&self, span: Span) -> Result<(), Error> {
+        let settle = self.client.execute(&self.statements.settle, &[]);
+        let settle = within("wait until what is numbered is durable", settle);
+        settle.instrument(span).await?;
+        Ok(())
+    }
+
+    /// One pause, one look, and what follows from it. Returns whether the stream grew, and what was
+    /// asked along with the look.
+    async fn step<T, A>(&mut self, along: &impl Fn(Span) -> A) -> Result<(bool, Option<T>), Error>
+    where
+        A: Future<Output = Result<T, Error>>,
+    {
         let is_heard = self.doorbell.is_heard();
         let pause = self.state.pause(is_heard);
         let call = time::timeout(pause, self.doorbell.call(self.epoch, self.head)).await;
@@ -251,18 +282,36 @@ impl Sequencer {
         let why = match call {
             Ok(Call::Announced(head)) => {
                 self.hear_of(head);
-                return Ok(true);
+                return Ok((true, None));
             }
             Ok(Call::Ring) if is_silent && self.patience == PATIENCE.0 => Why::RungAlone,
             Ok(Call::Ring) => Why::Rung,
             Err(_) => Why::Time,
         };
-        let look = match self.state {
+        let (look, answer) = match self.state {
             State::Awake { in_vain, .. } if in_vain >= self.patience && why == Why::Time => {
-                self.leave().await?
+                (self.leave().await?, None)
             }
-            State::Awake { .. } => self.look(true).await?,
-            _ => self.look(why == Why::Rung).await?,
+            state => {
+                let is_awake = matches!(state, State::Awake { .. });
+                let promise = is_awake || why == Why::Rung;
+                let span = look_span();
+                if why == Why::Time && self.finds < LIKELY {
+                    (self.look(promise, span).await?, None)
+                } else {
+                    let settle = settle_span(&span);
+                    // Sent together, and done one after the other.
+                    let (look, (), answer) = tokio::try_join!(
+                        self.look(promise, span.clone()),
+                        self.flush(settle.clone()),
+                        along(span.clone())
+                    )?;
+                    if look.head > self.head {
+                        settle.record("events", counted(look.head - self.head));
+                    }
+                    (look, Some(answer))
+                }
+            }
         };
         if why == Why::Time {
             self.metrics.numbered_unrung.inc_by(look.numbered);
@@ -289,8 +338,13 @@ impl Sequencer {
         self.state = next;
         let is_asleep = self.state == State::Asleep;
         self.metrics.asleep.set(i64::from(is_asleep));
+        self.finds = if grew { self.finds + 1 } else { 0 };
         self.note(look);
-        Ok(grew)
+        if grew && answer.is_some() {
+            self.is_settled = true;
+            self.announce().await?;
+        }
+        Ok((grew, answer))
     }
 
     /// Another hub has numbered events up to this one, and they are durable.
@@ -306,7 +360,7 @@ impl Sequencer {
 
     /// Takes the promise back, and looks. Sent together: the look begins when that is done.
     async fn leave(&mut self) -> Result<Look, Error> {
-        let (lapsing, look) = tokio::try_join!(self.lapse(), self.look(false))?;
+        let (lapsing, look) = tokio::try_join!(self.lapse(), self.look(false, look_span()))?;
         self.active = Instant::now();
         self.state = State::Lapsing(lapsing);
         Ok(look)
@@ -314,7 +368,7 @@ impl Sequencer {
 
     /// Numbers what is new, if that is for this hub to do; with a promise, writers need not ring
     /// for a while.
-    async fn look(&self, promise: bool) -> Result<Look, Error> {
+    async fn look(&self, promise: bool, span: Span) -> Result<Look, Error> {
         let promise_ms = if promise {
             i32::try_from(PROMISE.as_millis()).expect("it is short")
         } else {
@@ -322,7 +376,6 @@ impl Sequencer {
         };
         let head = i64::try_from(self.head).ok();
         let known: [&(dyn ToSql + Sync); 4] = [&self.hub, &promise_ms, &head, &self.looked];
-        let span = tracing::trace_span!(target: SPANS, "look", events = Empty);
         let advance = tracing::trace_span!(target: SPANS, parent: &span, "advance", events = Empty);
         let row = self.client.query_one(&self.statements.advance, &known);
         let row = within("look for events", row).instrument(advance.clone());
@@ -340,7 +393,6 @@ impl Sequencer {
             span,
         };
         if look.head > self.head {
-            // What has no number of events found none, and is not collected.
             look.span.record("events", counted(look.head - self.head));
             advance.record("events", counted(look.numbered));
         }
@@ -357,6 +409,7 @@ impl Sequencer {
             self.metrics.looks_found.inc();
             self.is_settled = false;
             self.span = look.span;
+            self.found = look.head - self.head;
         }
         self.head = look.head;
     }
@@ -451,6 +504,16 @@ impl Statements {
             has_others,
         })
     }
+}
+
+// What has no number of events found none, and is not collected.
+
+fn look_span() -> Span {
+    tracing::trace_span!(target: SPANS, "look", events = Empty)
+}
+
+fn settle_span(look: &Span) -> Span {
+    tracing::trace_span!(target: SPANS, parent: look, "settle", events = Empty)
 }
 
 impl State {
