@@ -189,3 +189,55 @@ BEGIN
     END IF;
     PERFORM pg_logical_emit_message(true, 'bellwether', '');
 END $$;
+
+-- What follows a place in the stream, up to another: one array for each column. As many events as fit
+-- into a hundred, and into 64 KiB as they are stored; none if the first is larger.
+CREATE FUNCTION bellwether.page(
+    after_seq bigint, up_to bigint,
+    OUT seqs bigint[], OUT topics text[], OUT names text[], OUT keys text[], OUT data text[], OUT ats timestamptz[], OUT retains boolean[]
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+-- As with `advance`.
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET enable_material = off
+SET jit = off
+AS $$
+BEGIN
+    WITH follows AS (
+        SELECT stream.seq, event.*, sum(pg_column_size(event.data)) OVER (ORDER BY stream.seq) AS bytes
+        FROM bellwether.stream JOIN bellwether.event ON event.id = stream.event_id
+        WHERE stream.seq > after_seq AND stream.seq <= up_to
+        ORDER BY stream.seq LIMIT 100
+    )
+    SELECT array_agg(seq), array_agg(topic), array_agg(name), array_agg(key), array_agg(follows.data::text),
+        -- Infinity has no other form.
+        array_agg(CASE WHEN isfinite(at) THEN at END), array_agg(retain)
+    INTO seqs, topics, names, keys, page.data, ats, retains
+    FROM follows WHERE bytes <= 65536;
+END $$;
+
+-- One look: has what is new numbered, as `advance` does, waits until that is durable, and reads the first
+-- of it, all of it mostly. One statement and one answer, as each wakes somebody who sleeps, which costs
+-- more than what most of them do. Nothing is read where no head is known.
+CREATE PROCEDURE bellwether.look(
+    hub bigint, promise_ms integer, known_head bigint, known_looked text,
+    OUT awake text, OUT epoch text, OUT head bigint, OUT looked text, OUT looked_xmin bigint, OUT numbered bigint,
+    OUT seqs bigint[], OUT topics text[], OUT names text[], OUT keys text[], OUT data text[], OUT ats timestamptz[], OUT retains boolean[]
+)
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    SELECT now.awake, now.epoch, now.head, now.looked, now.looked_xmin, now.numbered
+    INTO awake, epoch, head, looked, looked_xmin, numbered
+    FROM bellwether.advance(hub, promise_ms, known_head, known_looked::pg_catalog.pg_snapshot) AS now;
+    IF known_head IS NULL OR head OPERATOR(pg_catalog.>) known_head THEN
+        COMMIT;
+        PERFORM bellwether.settle();
+        COMMIT;
+        SELECT page.* INTO seqs, topics, names, keys, data, ats, retains FROM bellwether.page(known_head, head);
+    END IF;
+END $$;

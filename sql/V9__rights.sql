@@ -5,7 +5,7 @@
 -- writes to an attached table. So nobody sets an event's `xid` or `seq`, or puts
 -- something on a topic that he was not let publish on.
 
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA bellwether FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA bellwether FROM PUBLIC;
 
 -- What is needed, beside USAGE of the schema, to
 --   hub      run a hub: read the events, have them numbered, delete old ones
@@ -14,10 +14,11 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA bellwether FROM PUBLIC;
 CREATE FUNCTION bellwether.rights_to(what text) RETURNS TABLE (right_to text, object text, is_there boolean)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT 'EXECUTE ON FUNCTION', pg_proc.oid::regprocedure::text, has_function_privilege(pg_proc.oid, 'EXECUTE')
+    SELECT 'EXECUTE ON ' || CASE pg_proc.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END,
+        pg_proc.oid::regprocedure::text, has_function_privilege(pg_proc.oid, 'EXECUTE')
     FROM pg_proc
     WHERE pg_proc.pronamespace = 'bellwether'::regnamespace AND CASE what
-        WHEN 'hub' THEN pg_proc.proname IN ('advance', 'settle', 'lapse', 'sleep', 'connect', 'retain', 'ring', 'is_awake', 'notify', 'can_notify', 'now_ms', 'promise',
+        WHEN 'hub' THEN pg_proc.proname IN ('look', 'advance', 'settle', 'page', 'lapse', 'sleep', 'connect', 'retain', 'ring', 'is_awake', 'notify', 'can_notify', 'now_ms', 'promise',
             'hub_lock', 'count_hubs', 'unseen', 'publish_requests', 'places',
             'publish', 'claim_snapshot')
         WHEN 'attach' THEN pg_proc.proname IN ('attach', 'detach', 'record_attachment', 'sweep')

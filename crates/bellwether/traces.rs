@@ -97,7 +97,7 @@ impl SpanProcessor for Found {
     }
 
     fn on_end(&self, span: SpanData) {
-        let is_look = matches!(&*span.name, "look" | "advance" | "settle" | "read");
+        let is_look = span.name == "look";
         let mut attributes = span.attributes.iter();
         if !is_look || attributes.any(|attribute| attribute.key.as_str() == "events") {
             self.0.on_end(span);

@@ -53,7 +53,7 @@ enum Fault {
 
 /// Which of the server's sessions with hubs are meant.
 const LISTENERS: &str = "query LIKE '%pg_listening_channels%' OR query LIKE '%LISTEN%'";
-const SEQUENCERS: &str = "query LIKE '%bellwether.advance%'";
+const SEQUENCERS: &str = "query LIKE '%bellwether.look%'";
 
 /// The server, the hubs, and what the faults did to them.
 #[derive(Debug)]

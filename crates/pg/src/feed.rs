@@ -4,7 +4,7 @@ use hub::{Ancestor, Cursor, Epoch, Event};
 use std::sync::Arc;
 use tokio::{sync::watch, time};
 use tokio_postgres::{Client, Statement, types::ToSql};
-use tracing::{Instrument, Span, field::Empty};
+use tracing::{Instrument, field::Empty};
 
 use crate::{
     Backoff, Database, Doorbell, Error, Link, Metrics, SPANS, counted,
@@ -71,17 +71,11 @@ pub enum Update {
 /// One connection's worth of following.
 #[derive(Debug)]
 struct Session {
-    sequencer: Sequencer,
-    reader: Reader,
-    epoch: Epoch,
-}
-
-/// Reads what has been numbered.
-#[derive(Debug)]
-struct Reader {
     client: Arc<Client>,
+    sequencer: Sequencer,
     after: Statement,
     pager: Pager,
+    epoch: Epoch,
 }
 
 impl Feed {
@@ -144,8 +138,6 @@ impl Feed {
         let at = match at {
             Some(at) if at.epoch == session.epoch => at,
             former => {
-                let look = session.sequencer.take_span();
-                session.sequencer.settle(&look).await?;
                 let update = session.open(self.recent).await?;
                 let Update::Opened {
                     epoch,
@@ -166,13 +158,16 @@ impl Feed {
                 return Ok(update);
             }
         };
-        let events = if session.sequencer.head() == at.seq {
+        let mut events = Vec::new();
+        if session.sequencer.head() == at.seq {
             // Nothing left to read, so this is where it is not behind.
             Link::Up.tell(&self.link);
-            session.wait_after(at.seq).await?
-        } else {
-            session.read_on(at.seq).await?
-        };
+            events = session.sequencer.wait_for_events().await?;
+        }
+        if events.is_empty() {
+            events = session.read_on(at.seq).await?;
+        }
+        let events = follows(at.seq, events)?;
         let head = session.sequencer.head();
         let seq = events.last().map_or(at.seq, |event| event.seq);
         let behind = head.saturating_sub(seq);
@@ -215,14 +210,11 @@ impl Session {
         let epoch = parse_epoch(row.get(0))?;
         let own = Arc::clone(&client);
         let sequencer = Sequencer::new(own, hub, doorbell, metrics, epoch).await?;
-        let reader = Reader {
+        Ok(Self {
             client,
+            sequencer,
             after,
             pager: Pager::default(),
-        };
-        Ok(Self {
-            sequencer,
-            reader,
             epoch,
         })
     }
@@ -233,7 +225,7 @@ impl Session {
         let recent = self.recent(head, most).await?;
         let ancestors =
             "SELECT id, lead(after_seq) OVER (ORDER BY n) FROM bellwether.epoch ORDER BY n";
-        let rows = self.reader.client.query(ancestors, &[]);
+        let rows = self.client.query(ancestors, &[]);
         let rows = within("read the epochs", rows).await?;
         let mut ancestors = Vec::new();
         for row in &rows {
@@ -246,7 +238,7 @@ impl Session {
                 });
             }
         }
-        let states = self.reader.client.query(STATES, &[]);
+        let states = self.client.query(STATES, &[]);
         let states = within("read the topics' states", states).await?;
         let states = states.iter().map(|row| event(row, None));
         let states = states.collect::<Result<Vec<_>, _>>()?;
@@ -268,7 +260,7 @@ impl Session {
         let mut recent: Vec<Event> = Vec::new();
         let mut seq = head.saturating_sub(most as u64);
         while seq < head {
-            let mut page = self.reader.page(seq, PAGE_EVENTS).await?;
+            let mut page = self.page_after(seq, PAGE_EVENTS).await?;
             let Some(last) = page.last() else { break };
             let is_next = recent
                 .last()
@@ -289,49 +281,20 @@ impl Session {
         Ok(recent)
     }
 
-    /// A page of what comes next after the head.
-    async fn wait_after(&mut self, seq: u64) -> Result<Vec<Event>, Error> {
-        let Self {
-            sequencer, reader, ..
-        } = self;
-        let read = |look: Span| reader.traced_page(look, seq, PAGE_EVENTS);
-        match sequencer.wait_for_events(read).await? {
-            Some(mut events) => {
-                // What another hub has numbered since the look may not be durable yet.
-                let head = sequencer.head();
-                events.truncate(events.partition_point(|event| event.seq <= head));
-                follows(seq, events)
-            }
-            None => self.read_on(seq).await,
-        }
-    }
-
-    /// A page of what follows a position, which exists, up to the head: what another hub has
-    /// numbered beyond it may not be durable yet.
+    /// A page of what follows a position, which exists, up to the head.
     async fn read_on(&mut self, seq: u64) -> Result<Vec<Event>, Error> {
         let at_most = PAGE_EVENTS.min(self.sequencer.head() - seq);
         let look = self.sequencer.take_span();
-        let page = self.reader.traced_page(look.clone(), seq, at_most);
-        // Sent together. What has been read is handed out when it is durable.
-        let ((), events) = tokio::try_join!(self.sequencer.settle(&look), page)?;
-        follows(seq, events)
+        let span = tracing::trace_span!(target: SPANS, parent: &look, "read", events = Empty);
+        let events = self.page_after(seq, at_most).instrument(span.clone());
+        let events = events.await?;
+        span.record("events", counted(events.len()));
+        Ok(events)
     }
-}
 
-impl Reader {
-    async fn page(&self, seq: u64, at_most: u64) -> Result<Vec<Event>, Error> {
+    async fn page_after(&self, seq: u64, at_most: u64) -> Result<Vec<Event>, Error> {
         let page = self.pager.read(&self.client, &self.after, seq, at_most);
         within("read what is new", page).await?
-    }
-
-    /// A page that is read because of this look.
-    async fn traced_page(&self, look: Span, seq: u64, at_most: u64) -> Result<Vec<Event>, Error> {
-        let span = tracing::trace_span!(target: SPANS, parent: &look, "read", events = Empty);
-        let events = self.page(seq, at_most).instrument(span.clone()).await?;
-        if !events.is_empty() {
-            span.record("events", counted(events.len()));
-        }
-        Ok(events)
     }
 }
 

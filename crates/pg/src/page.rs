@@ -2,6 +2,7 @@
 
 use futures_util::TryStreamExt;
 use hub::{Event, Retain, Topic};
+use itertools::izip;
 use std::{
     pin::pin,
     sync::atomic::{AtomicUsize, Ordering},
@@ -74,22 +75,78 @@ impl Pager {
 
 /// The event of a row, which shares with the one before it what is the same.
 pub(crate) fn event(row: &Row, previous: Option<&Event>) -> Result<Event, Error> {
-    let (topic, name): (&str, &str) = (row.get(1), row.get(2));
-    let previous_topic = previous.filter(|event| event.topic.as_str() == topic);
-    let previous_name = previous.filter(|event| *event.name == *name);
-    Ok(Event {
-        seq: number(row, 0)?,
-        topic: previous_topic.map_or_else(|| self::topic(topic), |event| event.topic.clone()),
-        name: previous_name.map_or_else(|| name.into(), |event| event.name.clone()),
+    let columns = Columns {
+        seq: row.get(0),
+        topic: row.get(1),
+        name: row.get(2),
         key: row.get(3),
         data: row.get(4),
-        at: row.try_get(5).unwrap_or(SystemTime::UNIX_EPOCH), // infinity has no other form
-        retain: match row.get(6) {
-            None => Retain::No,
-            Some(true) => Retain::Set,
-            Some(false) => Retain::Clear,
-        },
-    })
+        at: row.try_get(5).ok(), // infinity has no other form
+        retain: row.get(6),
+    };
+    columns.event(previous)
+}
+
+/// The events that came with a look: an array for each column, or NULL for each.
+pub(crate) fn along(look: &Row) -> Result<Vec<Event>, Error> {
+    let Some(seqs) = look.get::<_, Option<Vec<i64>>>("seqs") else {
+        return Ok(Vec::new());
+    };
+    let topics: Vec<&str> = look.get("topics");
+    let names: Vec<&str> = look.get("names");
+    let keys: Vec<Option<String>> = look.get("keys");
+    let data: Vec<String> = look.get("data");
+    let ats: Vec<Option<SystemTime>> = look.get("ats");
+    let retains: Vec<Option<bool>> = look.get("retains");
+    let mut events: Vec<Event> = Vec::with_capacity(seqs.len());
+    for (seq, topic, name, key, data, at, retain) in
+        izip!(seqs, topics, names, keys, data, ats, retains)
+    {
+        let columns = Columns {
+            seq,
+            topic,
+            name,
+            key,
+            data,
+            at,
+            retain,
+        };
+        let event = columns.event(events.last())?;
+        events.push(event);
+    }
+    Ok(events)
+}
+
+/// An event as the database has it.
+struct Columns<'a> {
+    seq: i64,
+    topic: &'a str,
+    name: &'a str,
+    key: Option<String>,
+    data: String,
+    at: Option<SystemTime>,
+    retain: Option<bool>,
+}
+
+impl Columns<'_> {
+    fn event(self, previous: Option<&Event>) -> Result<Event, Error> {
+        let Self { topic, name, .. } = self;
+        let previous_topic = previous.filter(|event| event.topic.as_str() == topic);
+        let previous_name = previous.filter(|event| *event.name == *name);
+        Ok(Event {
+            seq: place(self.seq)?,
+            topic: previous_topic.map_or_else(|| self::topic(topic), |event| event.topic.clone()),
+            name: previous_name.map_or_else(|| name.into(), |event| event.name.clone()),
+            key: self.key,
+            data: self.data,
+            at: self.at.unwrap_or(SystemTime::UNIX_EPOCH),
+            retain: match self.retain {
+                None => Retain::No,
+                Some(true) => Retain::Set,
+                Some(false) => Retain::Clear,
+            },
+        })
+    }
 }
 
 pub(crate) fn topic(text: &str) -> Topic {
@@ -97,7 +154,10 @@ pub(crate) fn topic(text: &str) -> Topic {
 }
 
 pub(crate) fn number(row: &Row, column: usize) -> Result<u64, Error> {
-    let number: i64 = row.get(column);
+    place(row.get(column))
+}
+
+fn place(number: i64) -> Result<u64, Error> {
     u64::try_from(number).map_err(|_| Error::Decode(format!("{number} is no place in the stream")))
 }
 

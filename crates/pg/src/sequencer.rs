@@ -19,13 +19,18 @@
 //! Of several hubs on one database, the one that answers the bell first is awake, and the
 //! others follow: they are told of each batch, and watch that the promise is kept.
 
-use hub::{Cursor, Epoch};
-use std::{sync::Arc, time::Duration};
+use hub::{Cursor, Epoch, Event};
+use std::{mem, sync::Arc, time::Duration};
 use tokio::time::{self, Instant};
 use tokio_postgres::{Client, Statement, types::ToSql};
 use tracing::{Instrument, Span, field::Empty};
 
-use crate::{Doorbell, Error, Metrics, SPANS, counted, doorbell::Call, limit::within};
+use crate::{
+    Doorbell, Error, Metrics, SPANS, counted,
+    doorbell::Call,
+    limit::within,
+    page::{self, position},
+};
 
 /// For how long a look promises the next ones. The shorter, the sooner another hub takes
 /// over if this one dies; much longer than any pause between two looks.
@@ -52,9 +57,6 @@ const LAPSING_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration:
 /// How often a follower sees for itself whether the promise is kept.
 const FOLLOWING_PAUSE: Duration = PROMISE;
 
-/// After so many looks that have found something, the next one is likely to.
-const LIKELY: u32 = 2;
-
 /// Between looks while asleep. Finds what nobody rings for: a restored dump, triggers that
 /// were switched off, what a hub that died while lapsing was waiting for.
 const SAFETY_POLL: Duration = Duration::from_secs(1);
@@ -65,9 +67,9 @@ const DEAF_PAUSE: Duration = Duration::from_millis(20);
 /// How often the hubs are counted, to know whether anybody wants announcements.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
-const ADVANCE: &str = "
-    SELECT awake, epoch, head, looked::text, looked_xmin, numbered
-    FROM bellwether.advance($1, $2, $3, $4::text::pg_snapshot)";
+const LOOK: &str = "
+    CALL bellwether.look($1, $2, $3, $4, NULL, NULL, NULL, NULL, NULL, NULL,
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL)";
 
 /// Whether any of the hubs that listen is another one, of whose number this one has so many.
 const HAS_OTHERS: &str = "SELECT bellwether.count_hubs() > $1";
@@ -75,8 +77,7 @@ const HAS_OTHERS: &str = "SELECT bellwether.count_hubs() > $1";
 /// What it says again and again, prepared: each is one message there and one back.
 #[derive(Debug)]
 struct Statements {
-    advance: Statement,
-    settle: Statement,
+    look: Statement,
     lapse: Statement,
     sleep: Statement,
     has_others: Statement,
@@ -98,22 +99,19 @@ pub(crate) struct Sequencer {
     /// When something last happened: a call, or the end of what it had promised.
     active: Instant,
     epoch: Epoch,
-    /// The newest number in the stream that is known, and whether it is durable for sure.
-    head: u64,
-    is_settled: bool,
+    /// The newest number in the stream that is known, and that is durable; `None` before the first
+    /// look.
+    head: Option<u64>,
     /// The snapshot up to which nothing is missing in the stream, if this hub has looked.
     looked: Option<String>,
     /// Events that the safety poll found and nobody has rung for yet.
     unrung: u64,
     /// Whether the other hubs know of the head, as far as it is up to this one.
     is_announced: bool,
-    /// How many looks have found something, one after the other.
-    finds: u32,
     /// Whether there are other hubs, and when that was last counted.
     others: (bool, Option<Instant>),
-    /// The look that found what is to be read next, and how much that is.
+    /// The look that found what is to be read next.
     span: Span,
-    found: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +159,8 @@ struct Look {
     looked: Option<String>,
     /// How many events this look numbered.
     numbered: u64,
+    /// The first events after the head that was known.
+    events: Vec<Event>,
     /// All transactions below this one had ended when it looked.
     ended_below: i64,
     span: Span,
@@ -198,81 +198,49 @@ impl Sequencer {
             patience: PATIENCE.0,
             active: Instant::now(),
             epoch,
-            head: 0,
-            is_settled: false,
+            head: None,
             looked: None,
             unrung: 0,
             is_announced: true,
-            finds: 0,
             others: (false, None),
             span: Span::none(),
-            found: 0,
         };
-        let look = sequencer.look(true, look_span()).await?;
+        let look = sequencer.look(true).await?;
         if look.awake == Awake::Other {
             sequencer.state = State::Following;
         }
         sequencer.note(look);
+        sequencer.announce().await?;
         Ok(sequencer)
     }
 
-    /// The newest number in the stream, as far as is known. Nothing up to it may be shown before
-    /// `settle` has returned.
+    /// The newest number in the stream, as far as is known. What another hub has numbered beyond it
+    /// may not be durable yet.
     pub(crate) fn head(&self) -> u64 {
-        self.head
+        self.head.unwrap_or(0)
     }
 
     /// The span of the look that found what is to be read now, if one of this hub's did.
     pub(crate) fn take_span(&mut self) -> Span {
-        std::mem::replace(&mut self.span, Span::none())
+        mem::replace(&mut self.span, Span::none())
     }
 
-    /// Waits until there are events beyond what is known. Where a look is likely to find some, what is
-    /// to be asked then is asked along with it: its answer is as of after the look, and all that the
-    /// look found is durable when it is there.
-    pub(crate) async fn wait_for_events<T, A>(
-        &mut self,
-        along: impl Fn(Span) -> A,
-    ) -> Result<Option<T>, Error>
-    where
-        A: Future<Output = Result<T, Error>>,
-    {
+    /// Waits until there are events beyond what is known. Returns the first of them, if they were few
+    /// enough to come at once.
+    pub(crate) async fn wait_for_events(&mut self) -> Result<Vec<Event>, Error> {
         loop {
-            let (grew, answer) = self.step(&along).await?;
-            if grew {
-                return Ok(answer);
+            if let Some(events) = self.step().await? {
+                return Ok(events);
             }
         }
     }
 
-    /// Waits until all up to the head, which this look found, is durable; and tells the other hubs.
-    pub(crate) async fn settle(&mut self, look: &Span) -> Result<(), Error> {
-        if !self.is_settled {
-            let span = settle_span(look);
-            span.record("events", counted(self.found));
-            self.flush(span).await?;
-            self.is_settled = true;
-        }
-        self.announce().await
-    }
-
-    /// Waits until all that the database shows now is durable.
-    async fn flush(&self, span: Span) -> Result<(), Error> {
-        let settle = self.client.execute(&self.statements.settle, &[]);
-        let settle = within("wait until what is numbered is durable", settle);
-        settle.instrument(span).await?;
-        Ok(())
-    }
-
-    /// One pause, one look, and what follows from it. Returns whether the stream grew, and what was
-    /// asked along with the look.
-    async fn step<T, A>(&mut self, along: &impl Fn(Span) -> A) -> Result<(bool, Option<T>), Error>
-    where
-        A: Future<Output = Result<T, Error>>,
-    {
+    /// One pause, one look, and what follows from it. Returns what the stream grew by, or the first
+    /// of that, if it grew.
+    async fn step(&mut self) -> Result<Option<Vec<Event>>, Error> {
         let is_heard = self.doorbell.is_heard();
         let pause = self.state.pause(is_heard);
-        let call = time::timeout(pause, self.doorbell.call(self.epoch, self.head)).await;
+        let call = time::timeout(pause, self.doorbell.call(self.epoch, self.head())).await;
         let silence = self.active.elapsed();
         if call.is_ok() {
             self.active = Instant::now();
@@ -282,42 +250,24 @@ impl Sequencer {
         let why = match call {
             Ok(Call::Announced(head)) => {
                 self.hear_of(head);
-                return Ok((true, None));
+                return Ok(Some(Vec::new()));
             }
             Ok(Call::Ring) if is_silent && self.patience == PATIENCE.0 => Why::RungAlone,
             Ok(Call::Ring) => Why::Rung,
             Err(_) => Why::Time,
         };
-        let (look, answer) = match self.state {
+        let mut look = match self.state {
             State::Awake { in_vain, .. } if in_vain >= self.patience && why == Why::Time => {
-                (self.leave().await?, None)
+                self.leave().await?
             }
-            state => {
-                let is_awake = matches!(state, State::Awake { .. });
-                let promise = is_awake || why == Why::Rung;
-                let span = look_span();
-                if why == Why::Time && self.finds < LIKELY {
-                    (self.look(promise, span).await?, None)
-                } else {
-                    let settle = settle_span(&span);
-                    // Sent together, and done one after the other.
-                    let (look, (), answer) = tokio::try_join!(
-                        self.look(promise, span.clone()),
-                        self.flush(settle.clone()),
-                        along(span.clone())
-                    )?;
-                    if look.head > self.head {
-                        settle.record("events", counted(look.head - self.head));
-                    }
-                    (look, Some(answer))
-                }
-            }
+            State::Awake { .. } => self.look(true).await?,
+            _ => self.look(why == Why::Rung).await?,
         };
         if why == Why::Time {
             self.metrics.numbered_unrung.inc_by(look.numbered);
         }
         self.watch_for_silence(why, &look);
-        let grew = look.head > self.head;
+        let grew = Some(look.head) > self.head;
         self.patience = match self.state {
             State::Awake { .. } if grew => (self.patience + 1).min(PATIENCE.1),
             // Forgotten by and by: on a full machine a busy table, too, is silent for a moment.
@@ -338,19 +288,19 @@ impl Sequencer {
         self.state = next;
         let is_asleep = self.state == State::Asleep;
         self.metrics.asleep.set(i64::from(is_asleep));
-        self.finds = if grew { self.finds + 1 } else { 0 };
-        self.note(look);
-        if grew && answer.is_some() {
-            self.is_settled = true;
-            self.announce().await?;
+        let events = mem::take(&mut look.events);
+        if events.last().is_some_and(|last| last.seq == look.head) {
+            // It is over: nothing is left to be read.
+            look.span = Span::none();
         }
-        Ok((grew, answer))
+        self.note(look);
+        self.announce().await?;
+        Ok(grew.then_some(events))
     }
 
     /// Another hub has numbered events up to this one, and they are durable.
     fn hear_of(&mut self, head: u64) {
-        self.head = head;
-        self.is_settled = true;
+        self.head = Some(head);
         self.looked = None;
         if self.state == State::Asleep {
             self.state = State::Following;
@@ -360,41 +310,44 @@ impl Sequencer {
 
     /// Takes the promise back, and looks. Sent together: the look begins when that is done.
     async fn leave(&mut self) -> Result<Look, Error> {
-        let (lapsing, look) = tokio::try_join!(self.lapse(), self.look(false, look_span()))?;
+        let (lapsing, look) = tokio::try_join!(self.lapse(), self.look(false))?;
         self.active = Instant::now();
         self.state = State::Lapsing(lapsing);
         Ok(look)
     }
 
-    /// Numbers what is new, if that is for this hub to do; with a promise, writers need not ring
+    /// Has what is new numbered, if that is for this hub to do; with a promise, writers need not ring
     /// for a while.
-    async fn look(&self, promise: bool, span: Span) -> Result<Look, Error> {
+    async fn look(&self, promise: bool) -> Result<Look, Error> {
         let promise_ms = if promise {
             i32::try_from(PROMISE.as_millis()).expect("it is short")
         } else {
             0
         };
-        let head = i64::try_from(self.head).ok();
-        let known: [&(dyn ToSql + Sync); 4] = [&self.hub, &promise_ms, &head, &self.looked];
-        let advance = tracing::trace_span!(target: SPANS, parent: &span, "advance", events = Empty);
-        let row = self.client.query_one(&self.statements.advance, &known);
-        let row = within("look for events", row).instrument(advance.clone());
+        let known_head = self.head.map(position);
+        let known: [&(dyn ToSql + Sync); 4] = [&self.hub, &promise_ms, &known_head, &self.looked];
+        let span = tracing::trace_span!(target: SPANS, "look", events = Empty);
+        let row = self.client.query_one(&self.statements.look, &known);
+        let row = within("look for events", row).instrument(span.clone());
         let row = row.await?;
 
-        if row.get::<_, &str>(1).parse() != Ok(self.epoch) {
+        if row.get::<_, &str>("epoch").parse() != Ok(self.epoch) {
             return Err(Error::EpochEnded(self.epoch));
         }
         let look = Look {
-            awake: Awake::parse(row.get(0))?,
-            head: row.get::<_, i64>(2).unsigned_abs(),
-            looked: row.get(3),
-            numbered: row.get::<_, i64>(5).unsigned_abs(),
-            ended_below: row.get::<_, Option<i64>>(4).unwrap_or(0),
+            awake: Awake::parse(row.get("awake"))?,
+            head: row.get::<_, i64>("head").unsigned_abs(),
+            looked: row.get("looked"),
+            numbered: row.get::<_, i64>("numbered").unsigned_abs(),
+            ended_below: row.get::<_, Option<i64>>("looked_xmin").unwrap_or(0),
+            events: page::along(&row)?,
             span,
         };
-        if look.head > self.head {
-            look.span.record("events", counted(look.head - self.head));
-            advance.record("events", counted(look.numbered));
+        // What has no number of events found none, and is not collected.
+        if let Some(head) = self.head
+            && look.head > head
+        {
+            look.span.record("events", counted(look.head - head));
         }
         Ok(look)
     }
@@ -405,13 +358,11 @@ impl Sequencer {
         self.metrics.numbered.inc_by(look.numbered);
         self.is_announced &= look.numbered == 0;
         self.looked = look.looked;
-        if look.head > self.head {
+        if Some(look.head) > self.head {
             self.metrics.looks_found.inc();
-            self.is_settled = false;
             self.span = look.span;
-            self.found = look.head - self.head;
         }
-        self.head = look.head;
+        self.head = Some(look.head);
     }
 
     /// Counts what the safety poll finds and nobody rings for. A ring may come a moment after
@@ -423,7 +374,7 @@ impl Sequencer {
             State::Lapsing(_) => {
                 self.metrics
                     .found_by_safety_poll
-                    .inc_by(std::mem::take(&mut self.unrung));
+                    .inc_by(mem::take(&mut self.unrung));
             }
             _ => {}
         }
@@ -453,12 +404,12 @@ impl Sequencer {
     /// In a transaction of its own and without waiting for the disk: a commit that notifies
     /// holds a lock of the whole cluster for as long as it takes. What is told is durable.
     async fn announce(&mut self) -> Result<(), Error> {
-        if std::mem::replace(&mut self.is_announced, true) || !self.has_others().await? {
+        if mem::replace(&mut self.is_announced, true) || !self.has_others().await? {
             return Ok(());
         }
         let head = Cursor {
             epoch: self.epoch,
-            seq: self.head,
+            seq: self.head(),
         };
         let announce = format!(
             "BEGIN; SET LOCAL synchronous_commit = off; SELECT bellwether.notify('{head}'); COMMIT"
@@ -487,33 +438,21 @@ impl Statements {
         // Sent together, for one round trip.
         let prepared = async {
             tokio::try_join!(
-                client.prepare(ADVANCE),
-                client.prepare("SELECT bellwether.settle()"),
+                client.prepare(LOOK),
                 client.prepare("SELECT fence, is_asleep FROM bellwether.lapse($1)"),
                 client.prepare("SELECT bellwether.sleep($1)"),
                 client.prepare(HAS_OTHERS),
             )
         };
         let prepared = within("prepare to number events", prepared).await?;
-        let (advance, settle, lapse, sleep, has_others) = prepared;
+        let (look, lapse, sleep, has_others) = prepared;
         Ok(Self {
-            advance,
-            settle,
+            look,
             lapse,
             sleep,
             has_others,
         })
     }
-}
-
-// What has no number of events found none, and is not collected.
-
-fn look_span() -> Span {
-    tracing::trace_span!(target: SPANS, "look", events = Empty)
-}
-
-fn settle_span(look: &Span) -> Span {
-    tracing::trace_span!(target: SPANS, parent: look, "settle", events = Empty)
 }
 
 impl State {
