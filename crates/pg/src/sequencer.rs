@@ -11,7 +11,7 @@
 //!      └──────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Rung after a silence it looks once, and stays asleep: who comes next rings, too. Awake, it has
+//! Where the bell is rung now and then, it looks once, and stays asleep: who comes next rings, too. Awake, it has
 //! promised to look, so writers do not ring. Lapsing, it has taken the promise back: new writers
 //! ring, and it looks now and then for those that saw the promise and have not committed yet.
 //! Network drivers treat interrupts the same way (Linux NAPI).
@@ -36,16 +36,16 @@ use crate::{
 /// over if this one dies; much longer than any pause between two looks.
 const PROMISE: Duration = Duration::from_millis(250);
 
-/// A ring after a silence as long as this is answered by one look that promises nothing, unless
-/// it has been busy lately. What comes alone is thus found at half the cost, as a promise is as dear
-/// again to take back.
-const SILENCE: Duration = Duration::from_millis(10);
+/// Mean time between events, or groups of them, at which a hub that is rung stays awake, and at which
+/// it leaves. A ring costs about what 10 ms of looking do, but what it announces is found some ms sooner;
+/// and a commit that rings holds a lock of the whole cluster, for a millisecond or so. So up to a quarter
+/// of all time may go to that.
+const BUSY: Duration = Duration::from_millis(4);
+const QUIET: Duration = Duration::from_millis(8);
 
-/// Looks in vain before the one with which it leaves: at first, and where events have followed each
-/// other for long. Some 10 ms of looking cost what one ring does with all that comes of it, so to
-/// wait for that long is never much dearer than to have known. Who has been busy for a while may
-/// pause for longer: a machine that is full lets nobody do anything for as long as that.
-const PATIENCE: (u32, u32) = (3, 20);
+/// Looks in vain before the one with which it leaves, however long they took: a machine that is full
+/// lets nobody do anything for a while.
+const PATIENCE: u32 = 3;
 
 /// Pauses between looks while awake: short after an event, longer when there was none.
 const AWAKE_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(5));
@@ -94,10 +94,7 @@ pub(crate) struct Sequencer {
     doorbell: Doorbell,
     metrics: Metrics,
     state: State,
-    /// How often it looks in vain before it leaves.
-    patience: u32,
-    /// When something last happened: a call, or the end of what it had promised.
-    active: Instant,
+    pace: Pace,
     epoch: Epoch,
     /// The newest number in the stream that is known, and that is durable; `None` before the first
     /// look.
@@ -138,12 +135,20 @@ struct Lapsing {
     is_told: bool,
 }
 
+/// How fast events follow each other.
+#[derive(Debug)]
+struct Pace {
+    /// Of the times between those that were noted, which count the less the longer ago they were.
+    mean: Duration,
+    last: Instant,
+}
+
 /// Why it looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Why {
     /// The bell.
     Rung,
-    /// The bell, after a silence.
+    /// The bell, which is not rung often.
     RungAlone,
     /// The pause is over.
     Time,
@@ -195,8 +200,7 @@ impl Sequencer {
             doorbell,
             metrics,
             state: State::AWAKE,
-            patience: PATIENCE.0,
-            active: Instant::now(),
+            pace: Pace::new(),
             epoch,
             head: None,
             looked: None,
@@ -241,23 +245,20 @@ impl Sequencer {
         let is_heard = self.doorbell.is_heard();
         let pause = self.state.pause(is_heard);
         let call = time::timeout(pause, self.doorbell.call(self.epoch, self.head())).await;
-        let silence = self.active.elapsed();
-        if call.is_ok() {
-            self.active = Instant::now();
-        }
         let is_idle = matches!(self.state, State::Asleep | State::Following);
-        let is_silent = is_idle && silence >= SILENCE;
         let why = match call {
             Ok(Call::Announced(head)) => {
                 self.hear_of(head);
                 return Ok(Some(Vec::new()));
             }
-            Ok(Call::Ring) if is_silent && self.patience == PATIENCE.0 => Why::RungAlone,
+            Ok(Call::Ring) if is_idle && self.pace.gap() > BUSY => Why::RungAlone,
             Ok(Call::Ring) => Why::Rung,
             Err(_) => Why::Time,
         };
         let mut look = match self.state {
-            State::Awake { in_vain, .. } if in_vain >= self.patience && why == Why::Time => {
+            State::Awake { in_vain, .. }
+                if in_vain >= PATIENCE && why == Why::Time && self.pace.gap() > QUIET =>
+            {
                 self.leave().await?
             }
             State::Awake { .. } => self.look(true).await?,
@@ -268,12 +269,9 @@ impl Sequencer {
         }
         self.watch_for_silence(why, &look);
         let grew = Some(look.head) > self.head;
-        self.patience = match self.state {
-            State::Awake { .. } if grew => (self.patience + 1).min(PATIENCE.1),
-            // Forgotten by and by: on a full machine a busy table, too, is silent for a moment.
-            _ if is_silent && why == Why::Rung => (self.patience / 2).max(PATIENCE.0),
-            _ => self.patience,
-        };
+        if grew {
+            self.pace.note();
+        }
         if is_idle && look.awake == Awake::Abandoned && why != Why::Rung {
             tracing::info!("taking over from a hub that does not look any more");
             self.metrics.takeovers.inc();
@@ -300,6 +298,7 @@ impl Sequencer {
 
     /// Another hub has numbered events up to this one, and they are durable.
     fn hear_of(&mut self, head: u64) {
+        self.pace.note();
         self.head = Some(head);
         self.looked = None;
         if self.state == State::Asleep {
@@ -311,7 +310,6 @@ impl Sequencer {
     /// Takes the promise back, and looks. Sent together: the look begins when that is done.
     async fn leave(&mut self) -> Result<Look, Error> {
         let (lapsing, look) = tokio::try_join!(self.lapse(), self.look(false))?;
-        self.active = Instant::now();
         self.state = State::Lapsing(lapsing);
         Ok(look)
     }
@@ -430,6 +428,29 @@ impl Sequencer {
         let has_others = within("count the hubs", row).await?.get(0);
         self.others = (has_others, Some(Instant::now()));
         Ok(has_others)
+    }
+}
+
+impl Pace {
+    /// A silence that is as good as any longer one.
+    const LONGEST: Duration = Duration::from_millis(32);
+
+    fn new() -> Self {
+        Self {
+            mean: Self::LONGEST,
+            last: Instant::now(),
+        }
+    }
+
+    /// Something has happened.
+    fn note(&mut self) {
+        self.mean = self.gap();
+        self.last = Instant::now();
+    }
+
+    /// The mean time between two things that happen, were another one to happen now.
+    fn gap(&self) -> Duration {
+        (self.mean * 3 + self.last.elapsed().min(Self::LONGEST)) / 4
     }
 }
 
