@@ -72,15 +72,15 @@ END;
 --
 -- Returns who is awake, as `promise` does, the stream's epoch and its head; and if it was for
 -- this hub to look, the snapshot up to which all is numbered, that snapshot's xmin for
--- `lapse`'s fence, and how many events it numbered. What it tells is for everybody to see, but
--- not durable yet: that is for `settle`.
+-- `lapse`'s fence, and how many events of how many transactions it numbered. What it tells is for
+-- everybody to see, but not durable yet: that is for `settle`.
 --
 -- The order: transactions by the last event each of them inserted, and the events
 -- of one together, as inserted. If A committed before some event of B went in,
 -- that event's id is larger than all of A's, so A comes first.
 CREATE FUNCTION bellwether.advance(
     hub bigint, promise_ms integer, known_head bigint, known_looked pg_snapshot,
-    OUT awake text, OUT epoch text, OUT head bigint, OUT looked pg_snapshot, OUT looked_xmin bigint, OUT numbered bigint
+    OUT awake text, OUT epoch text, OUT head bigint, OUT looked pg_snapshot, OUT looked_xmin bigint, OUT numbered bigint, OUT commits bigint
 )
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -102,6 +102,7 @@ BEGIN
     END IF;
     awake := bellwether.promise(hub, promise_ms);
     numbered := 0;
+    commits := 0;
 
     SELECT epoch.id INTO STRICT epoch FROM bellwether.epoch ORDER BY epoch.n DESC LIMIT 1;
     SELECT batch.last_seq, batch.seen INTO STRICT head, looked
@@ -150,8 +151,8 @@ BEGIN
         INSERT INTO bellwether.batch (last_seq, seen)
         SELECT advance.head + count(*), pg_current_snapshot() FROM fresh HAVING count(*) > 0
     )
-    SELECT count(*), pg_current_snapshot(), bool_or(fresh.retain IS NOT NULL)
-    INTO numbered, looked, has_states FROM fresh;
+    SELECT count(*), count(*) FILTER (WHERE fresh.id = fresh.last_id), pg_current_snapshot(), bool_or(fresh.retain IS NOT NULL)
+    INTO numbered, commits, looked, has_states FROM fresh;
 
     IF has_states THEN
         PERFORM bellwether.keep_states(head);
@@ -225,14 +226,14 @@ END $$;
 -- more than what most of them do. Nothing is read where no head is known.
 CREATE PROCEDURE bellwether.look(
     hub bigint, promise_ms integer, known_head bigint, known_looked text,
-    OUT awake text, OUT epoch text, OUT head bigint, OUT looked text, OUT looked_xmin bigint, OUT numbered bigint,
+    OUT awake text, OUT epoch text, OUT head bigint, OUT looked text, OUT looked_xmin bigint, OUT numbered bigint, OUT commits bigint,
     OUT seqs bigint[], OUT topics text[], OUT names text[], OUT keys text[], OUT data text[], OUT ats timestamptz[], OUT retains boolean[]
 )
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    SELECT now.awake, now.epoch, now.head, now.looked, now.looked_xmin, now.numbered
-    INTO awake, epoch, head, looked, looked_xmin, numbered
+    SELECT now.awake, now.epoch, now.head, now.looked, now.looked_xmin, now.numbered, now.commits
+    INTO awake, epoch, head, looked, looked_xmin, numbered, commits
     FROM bellwether.advance(hub, promise_ms, known_head, known_looked::pg_catalog.pg_snapshot) AS now;
     IF known_head IS NULL OR head OPERATOR(pg_catalog.>) known_head THEN
         COMMIT;

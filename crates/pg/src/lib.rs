@@ -4,9 +4,9 @@
 //!
 //! A trigger copies the row into `bellwether.event` and rings, unless a hub is awake
 //! (`sql/V2__doorbell.sql`). The [`Listener`] hears it on a connection of its own and wakes
-//! the [`Feed`], whose sequencer calls `bellwether.advance` (`sql/V3__advance.sql`): that
-//! numbers what has committed. The feed then reads the new rows and hands them out as
-//! events, in the stream's order and without holes.
+//! the [`Feed`], whose sequencer calls `bellwether.look` (`sql/V3__advance.sql`): that has what
+//! has committed numbered, and brings it once it is durable. What is too much for that the feed
+//! reads page by page. It hands out events in the stream's order and without holes.
 //!
 //! [`History`] reads the same stream through a pool, for clients that come from further back.
 //!

@@ -28,9 +28,9 @@ pub struct Metrics {
     pub takeovers: Counter,
     /// Times the listener began to listen.
     pub listens: Counter,
-    /// Calls of `advance`.
+    /// Looks for new events.
     pub looks: Counter,
-    /// Calls of `advance` after which the stream was longer than this hub knew.
+    /// Looks after which the stream was longer than this hub knew.
     pub looks_found: Counter,
     /// Times the sequencer fell asleep.
     pub sleeps: Counter,
@@ -135,10 +135,10 @@ impl Metrics {
                 "Snapshots that could not be taken",
                 &self.snapshot_errors,
             ),
-            ("looks", "Calls of advance", &self.looks),
+            ("looks", "Looks for new events", &self.looks),
             (
                 "looks_found",
-                "Calls of advance after which the stream was longer than this hub knew",
+                "Looks after which the stream was longer than this hub knew",
                 &self.looks_found,
             ),
             ("sleeps", "Times the sequencer fell asleep", &self.sleeps),

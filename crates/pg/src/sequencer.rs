@@ -36,7 +36,7 @@ use crate::{
 /// over if this one dies; much longer than any pause between two looks.
 const PROMISE: Duration = Duration::from_millis(250);
 
-/// Mean time between events, or groups of them, at which a hub that is rung stays awake, and at which
+/// Mean time between commits at which a hub that is rung stays awake, and at which
 /// it leaves. A ring costs about what 10 ms of looking do, but what it announces is found some ms sooner;
 /// and a commit that rings holds a lock of the whole cluster, for a millisecond or so. So up to a quarter
 /// of all time may go to that.
@@ -68,7 +68,7 @@ const DEAF_PAUSE: Duration = Duration::from_millis(20);
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
 const LOOK: &str = "
-    CALL bellwether.look($1, $2, $3, $4, NULL, NULL, NULL, NULL, NULL, NULL,
+    CALL bellwether.look($1, $2, $3, $4, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
         NULL, NULL, NULL, NULL, NULL, NULL, NULL)";
 
 /// Whether any of the hubs that listen is another one, of whose number this one has so many.
@@ -135,11 +135,12 @@ struct Lapsing {
     is_told: bool,
 }
 
-/// How fast events follow each other.
+/// How fast transactions with events follow each other.
 #[derive(Debug)]
 struct Pace {
-    /// Of the times between those that were noted, which count the less the longer ago they were.
+    /// Of the times between them, which count the less the longer ago they were.
     mean: Duration,
+    /// When one was last found.
     last: Instant,
 }
 
@@ -162,8 +163,9 @@ struct Look {
     head: u64,
     /// The snapshot up to which nothing is missing before that, if it was for this hub to look.
     looked: Option<String>,
-    /// How many events this look numbered.
+    /// How many events this look numbered, and of how many transactions they are.
     numbered: u64,
+    commits: u64,
     /// The first events after the head that was known.
     events: Vec<Event>,
     /// All transactions below this one had ended when it looked.
@@ -270,7 +272,7 @@ impl Sequencer {
         self.watch_for_silence(why, &look);
         let grew = Some(look.head) > self.head;
         if grew {
-            self.pace.note();
+            self.pace.note(look.commits);
         }
         if is_idle && look.awake == Awake::Abandoned && why != Why::Rung {
             tracing::info!("taking over from a hub that does not look any more");
@@ -298,7 +300,7 @@ impl Sequencer {
 
     /// Another hub has numbered events up to this one, and they are durable.
     fn hear_of(&mut self, head: u64) {
-        self.pace.note();
+        self.pace.note(1);
         self.head = Some(head);
         self.looked = None;
         if self.state == State::Asleep {
@@ -337,15 +339,15 @@ impl Sequencer {
             head: row.get::<_, i64>("head").unsigned_abs(),
             looked: row.get("looked"),
             numbered: row.get::<_, i64>("numbered").unsigned_abs(),
+            commits: row.get::<_, i64>("commits").unsigned_abs(),
             ended_below: row.get::<_, Option<i64>>("looked_xmin").unwrap_or(0),
             events: page::along(&row)?,
             span,
         };
-        // What has no number of events found none, and is not collected.
-        if let Some(head) = self.head
-            && look.head > head
-        {
-            look.span.record("events", counted(look.head - head));
+        let found = self.head.map_or(look.numbered, |head| look.head.saturating_sub(head));
+        if found > 0 {
+            // What has no number of events found none, and is not collected.
+            look.span.record("events", counted(found));
         }
         Ok(look)
     }
@@ -442,15 +444,26 @@ impl Pace {
         }
     }
 
-    /// Something has happened.
-    fn note(&mut self) {
-        self.mean = self.gap();
+    /// So many were found, which came one after the other since the last time. Those of another
+    /// hub count as one.
+    fn note(&mut self, commits: u64) {
+        let commits = u32::try_from(commits).unwrap_or(u32::MAX).max(1);
+        let gap = self.last.elapsed() / commits;
+        // What more there are count for next to nothing.
+        for _ in 0..commits.min(16) {
+            self.mean = self.after(gap);
+        }
         self.last = Instant::now();
     }
 
-    /// The mean time between two things that happen, were another one to happen now.
+    /// The mean, were one to be found now.
     fn gap(&self) -> Duration {
-        (self.mean * 3 + self.last.elapsed().min(Self::LONGEST)) / 4
+        self.after(self.last.elapsed())
+    }
+
+    /// The mean after one more.
+    fn after(&self, gap: Duration) -> Duration {
+        (self.mean * 3 + gap.min(Self::LONGEST)) / 4
     }
 }
 

@@ -16,8 +16,8 @@ use std::{
 const USAGE: &str = "\
 usage: cargo xtask <verb>
   test    all tests, against a private Postgres that they start themselves
-  check   format, lints, documentation and that benches compile, warnings denied; licences and
-          known weaknesses of what we depend on, if cargo-deny is installed
+  check   format, lints (of tests and benches, too) and documentation, warnings denied; licences
+          and known weaknesses of what we depend on, if cargo-deny is installed
   ci      check, then test
   matrix [MAJOR]... [-- NAME...]
           the end-to-end tests on Postgres 15, 16, 17 and 18, or on these; all tests, or these
@@ -148,7 +148,6 @@ fn check() -> Result<(), String> {
         "--no-deps",
         "--document-private-items",
     ])?;
-    cargo(&["bench", "--no-run"])?;
     deny::check()
 }
 
