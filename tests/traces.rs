@@ -248,7 +248,7 @@ async fn what_a_hub_does_is_told() {
     assert_eq!(pages.len(), 1);
     assert!(!children(pages[0], "history page").is_empty());
     let streams = named(&spans, "GET /v1/stream");
-    assert_eq!(streams.len(), 1, "when it is open, not when it ends");
+    assert_eq!(streams.len(), 2, "when it is open, not when it ends");
     let status = attributes(&streams[0].attributes)["http.response.status_code"].clone();
     assert_eq!(status, 200);
     let refused = named(&spans, "GET /v1/status");

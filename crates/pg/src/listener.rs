@@ -71,6 +71,8 @@ impl Listener {
             }
         };
         stop.run_until_cancelled(lives).await;
+        // What is still published is to be found, though nobody hears of it.
+        self.doorbell.set_heard(false);
     }
 
     /// One connection's life.

@@ -23,7 +23,7 @@ use hub::{Cursor, Epoch, Event};
 use std::{mem, sync::Arc, time::Duration};
 use tokio::time::{self, Instant};
 use tokio_postgres::{Client, Statement, types::ToSql};
-use tracing::{Instrument, Span, field::Empty};
+use tracing::{Span, field::Empty};
 
 use crate::{
     Doorbell, Error, Metrics, SPANS, counted,
@@ -326,10 +326,10 @@ impl Sequencer {
         };
         let known_head = self.head.map(position);
         let known: [&(dyn ToSql + Sync); 4] = [&self.hub, &promise_ms, &known_head, &self.looked];
+        // Not entered, which would end it with this query: what it found may still be to be read.
         let span = tracing::trace_span!(target: SPANS, "look", events = Empty);
         let row = self.client.query_one(&self.statements.look, &known);
-        let row = within("look for events", row).instrument(span.clone());
-        let row = row.await?;
+        let row = within("look for events", row).await?;
 
         if row.get::<_, &str>("epoch").parse() != Ok(self.epoch) {
             return Err(Error::EpochEnded(self.epoch));
@@ -344,7 +344,9 @@ impl Sequencer {
             events: page::along(&row)?,
             span,
         };
-        let found = self.head.map_or(look.numbered, |head| look.head.saturating_sub(head));
+        let found = self
+            .head
+            .map_or(look.numbered, |head| look.head.saturating_sub(head));
         if found > 0 {
             // What has no number of events found none, and is not collected.
             look.span.record("events", counted(found));
