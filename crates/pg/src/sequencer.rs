@@ -36,12 +36,14 @@ use crate::{
 /// over if this one dies; much longer than any pause between two looks.
 const PROMISE: Duration = Duration::from_millis(250);
 
-/// Mean time between commits at which a hub that is rung stays awake, and at which
-/// it leaves. A ring costs about what 10 ms of looking do, but what it announces is found some ms sooner;
+/// Mean times between commits: below the first a hub that is rung stays awake, above the second it
+/// leaves. A ring costs about what 10 ms of looking do, but what it announces is found some ms sooner;
 /// and a commit that rings holds a lock of the whole cluster, for a millisecond or so. So up to a quarter
 /// of all time may go to that.
-const BUSY: Duration = Duration::from_millis(4);
-const QUIET: Duration = Duration::from_millis(8);
+const ALONE: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(8));
+
+/// The same where there are other hubs, which all hear each ring, and look.
+const WITH_OTHERS: (Duration, Duration) = (Duration::from_millis(12), Duration::from_millis(16));
 
 /// Looks in vain before the one with which it leaves, however long they took: a machine that is full
 /// lets nobody do anything for a while.
@@ -248,18 +250,19 @@ impl Sequencer {
         let pause = self.state.pause(is_heard);
         let call = time::timeout(pause, self.doorbell.call(self.epoch, self.head())).await;
         let is_idle = matches!(self.state, State::Asleep | State::Following);
+        let (busy, quiet) = if self.others.0 { WITH_OTHERS } else { ALONE };
         let why = match call {
             Ok(Call::Announced(head)) => {
                 self.hear_of(head);
                 return Ok(Some(Vec::new()));
             }
-            Ok(Call::Ring) if is_idle && self.pace.gap() > BUSY => Why::RungAlone,
+            Ok(Call::Ring) if is_idle && self.pace.gap() > busy => Why::RungAlone,
             Ok(Call::Ring) => Why::Rung,
             Err(_) => Why::Time,
         };
         let mut look = match self.state {
             State::Awake { in_vain, .. }
-                if in_vain >= PATIENCE && why == Why::Time && self.pace.gap() > QUIET =>
+                if in_vain >= PATIENCE && why == Why::Time && self.pace.gap() > quiet =>
             {
                 self.leave().await?
             }
@@ -436,8 +439,8 @@ impl Sequencer {
 }
 
 impl Pace {
-    /// A silence that is as good as any longer one.
-    const LONGEST: Duration = Duration::from_millis(32);
+    /// A silence that is as good as any longer one: after it, anybody leaves.
+    const LONGEST: Duration = Duration::from_millis(64);
 
     fn new() -> Self {
         Self {
