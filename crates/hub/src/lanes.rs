@@ -40,7 +40,7 @@ new_key_type! {
 /// All lanes. A lane exists as long as somebody is subscribed to it.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
-    lanes: SlotMap<LaneKey, Lane>,
+    by_key: SlotMap<LaneKey, Lane>,
     by_filter: HashMap<Filter, LaneKey>,
     by_token: Node,
     /// On all lanes together.
@@ -88,7 +88,7 @@ impl Lanes {
             Some(&key) => key,
             None => self.insert(filter),
         };
-        let lane = &mut self.lanes[key];
+        let lane = &mut self.by_key[key];
         lane.subscriptions += 1;
         self.subscriptions += 1;
         (key, lane.filter.clone(), lane.queue.subscribe())
@@ -96,12 +96,12 @@ impl Lanes {
 
     /// Whether it is still there.
     pub(crate) fn has(&self, key: LaneKey) -> bool {
-        self.lanes.contains_key(key)
+        self.by_key.contains_key(key)
     }
 
     /// What a lane brings from now on; nothing, if it is gone.
     pub(crate) fn queue(&self, key: LaneKey) -> Queue {
-        match self.lanes.get(key) {
+        match self.by_key.get(key) {
             Some(lane) => lane.queue.subscribe(),
             None => broadcast::channel(1).1,
         }
@@ -109,7 +109,7 @@ impl Lanes {
 
     /// Takes one subscription's leave, if its lane is still there. The last one takes it along.
     pub(crate) fn leave(&mut self, key: LaneKey) {
-        let Some(lane) = self.lanes.get_mut(key) else {
+        let Some(lane) = self.by_key.get_mut(key) else {
             return;
         };
         lane.subscriptions -= 1;
@@ -119,16 +119,16 @@ impl Lanes {
                 self.by_token.remove(&mut pattern.tokens(), key);
             }
             self.by_filter.remove(&lane.filter);
-            self.lanes.remove(key);
+            self.by_key.remove(key);
         }
     }
 
     /// Takes all of them away, whoever is subscribed.
     pub(crate) fn end(&mut self) -> Vec<Lane> {
-        let ended = self.lanes.drain().map(|(_, lane)| lane).collect();
+        let ended = self.by_key.drain().map(|(_, lane)| lane).collect();
         *self = Self {
             // It knows which keys there have been.
-            lanes: mem::take(&mut self.lanes),
+            by_key: mem::take(&mut self.by_key),
             ..Self::default()
         };
         ended
@@ -137,12 +137,12 @@ impl Lanes {
     /// Sorts a batch into the lanes it is for, each with all its frames in one piece.
     pub(crate) fn sort(&mut self, frames: &[Frame]) -> Vec<Delivery> {
         let Self {
-            lanes, by_token, ..
+            by_key, by_token, ..
         } = self;
         let mut touched = Vec::new();
         for frame in frames {
             by_token.visit(&frame.topic, &mut |key| {
-                let lane = &mut lanes[key];
+                let lane = &mut by_key[key];
                 if !lane.filter.has_name(&frame.name) {
                     return;
                 }
@@ -158,7 +158,7 @@ impl Lanes {
         }
         let last_seq = frames.last().map_or(0, |frame| frame.seq);
         let mut assemble = |key: LaneKey| {
-            let lane = &mut lanes[key];
+            let lane = &mut by_key[key];
             let batch = Batch {
                 last_seq,
                 bytes: join(&lane.pending, lane.filter.form()),
@@ -190,7 +190,7 @@ impl Lanes {
             pending_seq: 0,
             pending_at: SystemTime::UNIX_EPOCH,
         };
-        let key = self.lanes.insert(lane);
+        let key = self.by_key.insert(lane);
         for pattern in filter.patterns() {
             self.by_token.insert(pattern, key);
         }

@@ -440,7 +440,7 @@ impl Sequencer {
 
 impl Pace {
     /// A silence that is as good as any longer one: after it, anybody leaves.
-    const LONGEST: Duration = Duration::from_millis(64);
+    const LONGEST: Duration = Duration::from_millis(80);
 
     fn new() -> Self {
         Self {
@@ -549,5 +549,47 @@ impl Awake {
             "abandoned" => Self::Abandoned,
             _ => return Err(Error::Decode(format!("{text:?} is awake"))),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace(mean: Duration, silence: Duration) -> Pace {
+        Pace {
+            mean,
+            last: Instant::now().checked_sub(silence).unwrap(),
+        }
+    }
+
+    #[test]
+    fn what_is_found_together_came_one_after_the_other() {
+        let silence = Duration::from_millis(40);
+        let mut busy = pace(Pace::LONGEST, silence);
+        busy.note(80);
+        assert!(busy.gap() < ALONE.0, "{:?}", busy.mean);
+        let mut quiet = pace(Pace::LONGEST, silence);
+        quiet.note(1);
+        assert!(quiet.gap() > WITH_OTHERS.1, "{:?}", quiet.mean);
+    }
+
+    #[test]
+    fn a_few_rings_do_not_make_it_busy_and_a_dozen_do() {
+        let mut pace = pace(Pace::LONGEST, Duration::ZERO);
+        for _ in 0..4 {
+            pace.note(1);
+        }
+        assert!(pace.gap() > WITH_OTHERS.1);
+        for _ in 0..8 {
+            pace.note(1);
+        }
+        assert!(pace.gap() < ALONE.0);
+    }
+
+    #[test]
+    fn whoever_was_busy_leaves() {
+        let pace = pace(Duration::ZERO, Pace::LONGEST);
+        assert!(pace.gap() > ALONE.1.max(WITH_OTHERS.1));
     }
 }
