@@ -192,20 +192,14 @@ BEGIN
 END $$;
 
 -- What follows a place in the stream, up to another: one array for each column. As many events as fit
--- into a hundred, and into 64 KiB as they are stored; none if the first is larger.
+-- into a hundred, and into 64 KiB as they are stored; none if the first is larger. Relies on a hub's
+-- session for its plan.
 CREATE FUNCTION bellwether.page(
     after_seq bigint, up_to bigint,
     OUT seqs bigint[], OUT topics text[], OUT names text[], OUT keys text[], OUT data text[], OUT ats timestamptz[], OUT retains boolean[]
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
--- As with `advance`.
-SET enable_seqscan = off
-SET enable_bitmapscan = off
-SET enable_hashjoin = off
-SET enable_mergejoin = off
-SET enable_material = off
-SET jit = off
 AS $$
 BEGIN
     WITH follows AS (

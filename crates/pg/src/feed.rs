@@ -138,6 +138,7 @@ impl Feed {
         let at = match at {
             Some(at) if at.epoch == session.epoch => at,
             former => {
+                let _look = session.sequencer.take_span();
                 let update = session.open(self.recent).await?;
                 let Update::Opened {
                     epoch,

@@ -55,13 +55,6 @@ impl Pager {
                 Ok(event) => event,
                 Err(error) => return Ok(Err(error)),
             };
-            // One commit can hold a million events and a page ends anywhere, but never with a hole.
-            if let Some(previous) = events.last()
-                && event.seq != previous.seq + 1
-            {
-                let hole = format!("the stream has a hole after {}", previous.seq);
-                return Ok(Err(Error::Decode(hole)));
-            }
             bytes += event.data.len();
             events.push(event);
         }
@@ -73,7 +66,7 @@ impl Pager {
     }
 }
 
-/// The event of a row, which shares with the one before it what is the same.
+/// The event of a row, which follows the one before it, and shares with it what is the same.
 pub(crate) fn event(row: &Row, previous: Option<&Event>) -> Result<Event, Error> {
     let columns = Columns {
         seq: row.get(0),
@@ -131,10 +124,18 @@ struct Columns<'a> {
 impl Columns<'_> {
     fn event(self, previous: Option<&Event>) -> Result<Event, Error> {
         let Self { topic, name, .. } = self;
+        let seq = place(self.seq)?;
+        // One commit can hold a million events and a page ends anywhere, but never with a hole.
+        if let Some(previous) = previous
+            && seq != previous.seq + 1
+        {
+            let hole = format!("the stream has a hole after {}", previous.seq);
+            return Err(Error::Decode(hole));
+        }
         let previous_topic = previous.filter(|event| event.topic.as_str() == topic);
         let previous_name = previous.filter(|event| *event.name == *name);
         Ok(Event {
-            seq: place(self.seq)?,
+            seq,
             topic: previous_topic.map_or_else(|| self::topic(topic), |event| event.topic.clone()),
             name: previous_name.map_or_else(|| name.into(), |event| event.name.clone()),
             key: self.key,
