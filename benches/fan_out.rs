@@ -29,7 +29,7 @@ use criterion::{
 use hub::{Frame, Hub, Limits};
 use memchr::memmem;
 use pg::{Database, History, Publisher};
-use server::{App, Edge, Gate, Health, Metrics, Origins, Pages, Settings};
+use server::{App, EVENT_INTERVAL, Edge, Gate, Health, Metrics, Origins, Pages, Settings};
 use std::{
     cell::{Cell, LazyCell, RefCell},
     convert::Infallible,
@@ -231,6 +231,7 @@ fn server_runtime(schedstats: &Arc<Mutex<Vec<PathBuf>>>) -> Runtime {
     };
     runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .event_interval(EVENT_INTERVAL)
         .on_thread_start(note_thread)
         .enable_all()
         .build()

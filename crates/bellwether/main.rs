@@ -21,6 +21,7 @@ mod tail;
 mod traces;
 
 use std::{env, process::ExitCode};
+use tokio::runtime;
 
 use cli::Command;
 use server::Unfinished;
@@ -30,8 +31,21 @@ use traces::Traces;
 const FAILED: u8 = 1;
 const UNFINISHED: u8 = 2;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    let runtime = runtime::Builder::new_multi_thread()
+        .enable_all()
+        .event_interval(server::EVENT_INTERVAL)
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run()),
+        Err(error) => {
+            cli::complain(&anyhow::Error::new(error).context("cannot start threads"));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+async fn run() -> ExitCode {
     let (cli, snapshots) = match config::read(env::args_os().collect()) {
         Ok((Ok(cli), snapshots)) => (cli, snapshots),
         Ok((Err(error), _)) => return cli::refuse(&error),

@@ -1,8 +1,8 @@
 //! Clients of one lane that have all there is, written to by one task.
 //!
-//! Who is caught up needs nothing of its own but a socket and a position. So up to sixteen clients of
+//! Who is caught up needs nothing of its own but a socket and a position. So up to 128 clients of
 //! a lane share a task, what follows the lane, and a clock: an event wakes that task once, and it hands
-//! the same bytes to one socket after the other. With a task for each client, there is more of it in
+//! the same bytes to one socket after the other. Their heartbeats come to be sent together, too. With a task for each client, there is more of it in
 //! memory, and less of that in the processor's cache when its turn comes.
 //!
 //! Who has not taken all of one piece when the next comes reads on from the hub's ring, from where it
@@ -63,6 +63,8 @@ struct Turn {
     /// When the newest of the events was captured.
     at: SystemTime,
     now: Instant,
+    /// Heartbeats that are due until then are sent at once, so that they do not wake the task one by one.
+    heartbeats_until: Instant,
     is_last: bool,
 }
 
@@ -97,13 +99,15 @@ impl Group {
 
     /// Takes what the lane has brought, up to a bound.
     fn poll_news(&mut self, cx: &mut Context<'_>) -> (Turn, bool) {
+        let now = Instant::now();
         let mut turn = Turn {
             from: self.position,
             to: 0,
             bytes: Bytes::new(),
             events: 0,
             at: SystemTime::UNIX_EPOCH,
-            now: Instant::now(),
+            now,
+            heartbeats_until: now + self.groups.app().settings.heartbeat / 8,
             is_last: false,
         };
         let mut joined = Joined::default();
@@ -264,7 +268,7 @@ impl Member {
                 }
             } else if turn.is_last {
                 self.end(End::Closed, settings);
-            } else if *heartbeat <= turn.now {
+            } else if *heartbeat <= turn.heartbeats_until {
                 // Last, so that its id is never ahead of an event.
                 *heartbeat = turn.now + settings.heartbeat;
                 let bytes = control::heartbeat(berth.cursor(), berth.filter().form());

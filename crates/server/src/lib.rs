@@ -56,6 +56,7 @@ pub use body::EventBody;
 pub use edge::Edge;
 pub use frame::{PLAIN, encode};
 pub use gate::Gate;
+pub use groups::EVENT_INTERVAL;
 pub use health::Health;
 pub use ingest::ingest;
 pub use limits::Limits;
