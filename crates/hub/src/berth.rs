@@ -49,10 +49,11 @@ impl Berth {
         self.cursor.seq = self.cursor.seq.max(seq);
     }
 
-    /// Reads what follows in the ring. The cursor is behind it then.
-    pub fn read(&mut self) -> Read {
+    /// Reads what follows in the ring, up to a number. The cursor is behind it then.
+    pub fn read(&mut self, up_to: u64) -> Read {
         loop {
-            let read = self.hub.read_ring(self.lane, &self.filter, self.cursor.seq);
+            let Self { hub, filter, .. } = &*self;
+            let read = hub.read_ring(self.lane, filter, self.cursor.seq, up_to);
             let Read::Piece(piece) = &read else {
                 return read;
             };

@@ -354,22 +354,22 @@ impl Hub {
         self.read().lanes.queue(lane)
     }
 
-    /// Reads on from a position.
-    pub(crate) fn read_ring(&self, lane: LaneKey, filter: &Filter, from: u64) -> Read {
+    /// Reads on from a position, up to another.
+    pub(crate) fn read_ring(&self, lane: LaneKey, filter: &Filter, from: u64, up_to: u64) -> Read {
         let state = self.read();
         if !state.lanes.has(lane) {
             return Read::Closed;
         }
-        if from >= state.ring.head() {
+        let end = state.ring.head().min(up_to);
+        if from >= end {
             return Read::CaughtUp;
         }
-        let make = || state.ring.piece(filter, from, PIECE_BYTES);
-        let head = state.ring.head();
-        match self.pieces.get(lane, from, head, make) {
+        let make = || state.ring.piece(filter, from, end, PIECE_BYTES);
+        match self.pieces.get(lane, from, end, make) {
             Some(piece) => Read::Piece(piece),
             None => Read::BeforeRing {
                 floor: state.ring.floor(),
-                head,
+                head: state.ring.head(),
             },
         }
     }

@@ -161,7 +161,7 @@ impl Lanes {
             let lane = &mut by_key[key];
             let batch = Batch {
                 last_seq,
-                bytes: join(&lane.pending, lane.filter.form()),
+                bytes: join(lane.pending.iter(), lane.filter.form()),
                 events: count(lane.pending.len()),
                 at: lane.pending_at,
             };

@@ -23,8 +23,8 @@ pub(crate) struct Pieces {
 struct Entry {
     lane: LaneKey,
     from: u64,
-    /// The head when it was put together.
-    head: u64,
+    /// Up to where there was anything to put together.
+    end: u64,
     piece: Piece,
 }
 
@@ -36,13 +36,13 @@ impl Pieces {
         }
     }
 
-    /// The piece of a lane after a position. Put together if nobody has had it yet, or if it
-    /// ended at the head of its time, and that has moved.
+    /// The piece of a lane after a position, up to an end. Put together if nobody has had it yet, or if
+    /// another end cut it short.
     pub(crate) fn get(
         &self,
         lane: LaneKey,
         from: u64,
-        head: u64,
+        end: u64,
         make: impl FnOnce() -> Option<Piece>,
     ) -> Option<Piece> {
         let hash = self.hasher.hash_one((lane, from));
@@ -53,7 +53,7 @@ impl Pieces {
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = &*slot
             && (entry.lane, entry.from) == (lane, from)
-            && (entry.head == head || entry.piece.to < entry.head)
+            && (entry.end == end || entry.piece.to < entry.end.min(end))
         {
             return Some(entry.piece.clone());
         }
@@ -61,7 +61,7 @@ impl Pieces {
         *slot = Some(Entry {
             lane,
             from,
-            head,
+            end,
             piece: piece.clone(),
         });
         Some(piece)

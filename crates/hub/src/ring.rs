@@ -3,7 +3,6 @@
 use bytes::{Bytes, BytesMut};
 use itertools::{Either, kmerge};
 use std::{
-    borrow::Borrow,
     collections::{BTreeMap, VecDeque},
     ops::Bound,
     time::SystemTime,
@@ -99,37 +98,45 @@ impl Ring {
         Some(self.frames.range(skip.min(self.frames.len())..))
     }
 
-    /// The next frames after a position that a filter matches, in one run of at most so many
-    /// bytes or one frame. `None` if some may have been dropped.
-    pub fn piece(&self, filter: &Filter, from: u64, max_bytes: usize) -> Option<Piece> {
+    /// The next frames after a position that a filter matches, up to another, in one run of at most so
+    /// many bytes or one frame. `None` if some may have been dropped.
+    ///
+    /// A piece that is full ends at the roundest number it can. So whoever reads the same from wherever
+    /// is soon where the others are, and can be handed the same pieces.
+    pub fn piece(&self, filter: &Filter, from: u64, up_to: u64, max_bytes: usize) -> Option<Piece> {
         let after = self.after(from)?;
+        let up_to = self.head().min(up_to);
         let (frames, end) = match self.numbers_after(filter, from) {
             Some(lists) => {
                 let frame = |&seq: &u64| self.after(seq - 1)?.next();
                 let frame = move |seq| frame(seq).expect("what is listed is here");
-                let frames = kmerge(lists).map(frame);
+                let numbers = kmerge(lists).take_while(move |&&seq| seq <= up_to);
+                let frames = numbers.map(frame);
                 let frames = frames.filter(|frame| filter.has_name(&frame.name));
-                (Either::Left(frames), self.head())
+                (Either::Left(frames), up_to)
             }
             None => {
-                let end = self.head().min(from + SCAN);
+                let end = up_to.min(from + SCAN);
                 let frames = after.take_while(move |frame| frame.seq <= end);
                 let frames = frames.filter(|frame| filter.matches(&frame.topic, &frame.name));
                 (Either::Right(frames), end)
             }
         };
         let form = filter.form();
-        let mut picked: Vec<&Wire> = Vec::new();
+        let mut picked: Vec<&Frame> = Vec::new();
         let (mut len, mut to) = (0, end);
         for frame in frames {
             len += frame.wire.len(form);
-            if len > max_bytes && !picked.is_empty() {
-                to = frame.seq - 1;
+            if len > max_bytes
+                && let Some(first) = picked.first()
+            {
+                to = roundest(first.seq, frame.seq - 1);
+                picked.truncate(picked.partition_point(|frame| frame.seq <= to));
                 break;
             }
-            picked.push(&frame.wire);
+            picked.push(frame);
         }
-        let bytes = join(&picked, form);
+        let bytes = join(picked.iter().map(|frame| &frame.wire), form);
         let events = count(picked.len());
         Some(Piece { bytes, events, to })
     }
@@ -190,15 +197,26 @@ pub(crate) fn count(frames: usize) -> u32 {
 }
 
 /// One run of bytes from many frames. A single one is passed on as it is.
-pub(crate) fn join(frames: &[impl Borrow<Wire>], form: Form) -> Bytes {
-    if let [frame] = frames {
-        return frame.borrow().bytes(form);
+pub(crate) fn join<'a>(
+    mut frames: impl ExactSizeIterator<Item = &'a Wire> + Clone,
+    form: Form,
+) -> Bytes {
+    if frames.len() == 1
+        && let Some(frame) = frames.next()
+    {
+        return frame.bytes(form);
     }
-    let frames = frames.iter().map(Borrow::borrow);
     let len = frames.clone().map(|wire| wire.len(form)).sum();
     let mut joined = BytesMut::with_capacity(len);
     frames.for_each(|wire| wire.append(form, &mut joined));
     joined.freeze()
+}
+
+/// Of the numbers from one, which is not 0, to another, that which the highest power of two divides.
+fn roundest(from: u64, to: u64) -> u64 {
+    // Of the number before them the last shares all bits with it above the one that it alone has.
+    let bit = ((from - 1) ^ to).ilog2();
+    to >> bit << bit
 }
 
 #[cfg(test)]
@@ -235,7 +253,39 @@ mod tests {
         })
     }
 
+    #[test]
+    fn whoever_reads_the_same_comes_to_the_same_pieces() {
+        let mut ring = Ring::new(0, usize::MAX, usize::MAX);
+        for seq in 1..=3000 {
+            ring.push(frame(seq, 50 + usize::try_from(seq).unwrap() % 7));
+        }
+        let all = Filter::new([">"]).unwrap();
+        let ends = |mut seq: u64| {
+            let mut ends = Vec::new();
+            while seq < ring.head() {
+                seq = ring.piece(&all, seq, u64::MAX, 10_000).unwrap().to;
+                ends.push(seq);
+            }
+            ends
+        };
+        let first = ends(0);
+        assert!(first.len() < 30, "pieces are half full at least: {first:?}");
+        for from in 1..1000 {
+            let ends = ends(from);
+            let met = ends.iter().position(|end| first.contains(end)).unwrap();
+            assert!(met < 3, "from {from}: {ends:?}, {first:?}");
+            assert!(first.ends_with(&ends[met..]), "and stays there");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn none_is_rounder(from in 1_u64..10_000, more in 0_u64..1000) {
+            let to = from + more;
+            let expected = (from..=to).max_by_key(|number| number.trailing_zeros()).unwrap();
+            prop_assert_eq!(roundest(from, to), expected);
+        }
+
         /// Whether it looks up topics or looks at the frames: all that a filter matches comes
         /// once and in order, in pieces of the right size.
         #[test]
@@ -245,6 +295,7 @@ mod tests {
             from in 0_u64..300,
             max_frames in 1_usize..400,
             max_bytes in 1_usize..100,
+            stride in 1_u64..100,
         ) {
             let mut ring = Ring::new(0, max_frames, usize::MAX);
             let frames: Vec<Frame> = topics.iter().zip(1..).map(|(topic, seq)| Frame {
@@ -257,7 +308,8 @@ mod tests {
             }).collect();
             frames.iter().cloned().for_each(|frame| ring.push(frame));
             let (mut seq, mut got) = (from, Vec::new());
-            while let Some(Piece { bytes, to, .. }) = ring.piece(&filter, seq, max_bytes) {
+            while let Some(Piece { bytes, to, .. }) = ring.piece(&filter, seq, seq + stride, max_bytes) {
+                prop_assert!(to <= seq.max(ring.head().min(seq + stride)), "no further than asked for");
                 let text = String::from_utf8(bytes.to_vec()).unwrap();
                 let seqs: Vec<u64> = text.split_whitespace().map(|n| n.parse().unwrap()).collect();
                 prop_assert!(bytes.len() <= max_bytes || seqs.len() == 1);

@@ -68,7 +68,7 @@ impl Subscription {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         loop {
             match self.mode {
-                Mode::Replaying => match self.berth.read() {
+                Mode::Replaying => match self.berth.read(u64::MAX) {
                     Read::Piece(Piece { bytes, events, .. }) => {
                         let live = None;
                         return Poll::Ready(Next::Portion(Portion {

@@ -1,6 +1,6 @@
 //! Clients of one lane that have all there is, written to by one task.
 //!
-//! Who is caught up needs nothing of its own but a socket and a position. So up to 128 clients of
+//! Who is caught up needs nothing of its own but a socket and a position. So up to 32 clients of
 //! a lane share a task, what follows the lane, and a clock: an event wakes that task once, and it hands
 //! the same bytes to one socket after the other. Their heartbeats come to be sent together, too. With a task for each client, there is more of it in
 //! memory, and less of that in the processor's cache when its turn comes.
@@ -257,7 +257,8 @@ impl Member {
                 break Fate::Hungry;
             } else if at < turn.to {
                 has_read = true;
-                match berth.read() {
+                // No further than all of them are brought, so that who is behind is with them again.
+                match berth.read(turn.to) {
                     Read::Piece(piece) => {
                         tally.hand_out(piece.bytes.len(), Some((Source::Ring, piece.events)));
                         self.outlet.put(piece.bytes);

@@ -17,16 +17,16 @@ use crate::{
     outlet::Outlet,
 };
 
-/// Most clients of a group. So many on one lane are served by one thread, and others sleep on; what
-/// waking it costs is little for each.
-const SIZE: usize = 128;
+/// Most clients of a group. What waking it costs is little for each then. Were they many more, those who
+/// cannot take all that comes would hardly ever be where the others are.
+const SIZE: usize = 32;
 
 /// For the runtime of a hub ([`event_interval`]): after how many turns of tasks it looks after I/O, where
-/// tasks leave it no pause. Few, as a turn may be that of a group, of a millisecond and more, and the
-/// database is to be heard. Tokio's own is 61.
+/// tasks leave it no pause. Tokio's own is 61, but a turn may be that of a group, of a third of a
+/// millisecond and more, and the database is to be heard.
 ///
 /// [`event_interval`]: tokio::runtime::Builder::event_interval
-pub const EVENT_INTERVAL: u32 = 8;
+pub const EVENT_INTERVAL: u32 = 30;
 
 /// Has streams over HTTP/1.1 written: each by a task of its own until its client has all there is, then
 /// by that of a group.
