@@ -25,8 +25,8 @@ use crate::{
 /// Connections that publish at the same time.
 pub(crate) const WRITERS: u32 = 8;
 
-/// Most transactions a second. Above, each has several rows.
-const TRANSACTIONS: u32 = 1000;
+/// Most transactions a second, where nothing else is asked for. Above, each has several rows.
+pub(crate) const TRANSACTIONS: u32 = 1000;
 
 /// Most events of a run that are timed.
 const TIMED: u64 = 10_000;
@@ -52,6 +52,8 @@ pub(crate) enum Way {
 pub(crate) struct Pace {
     /// Events a second.
     pub(crate) rate: u32,
+    /// Most transactions a second. Above, each has several of them.
+    pub(crate) transactions: u32,
     pub(crate) time: Duration,
     /// Event n is for lane n modulo this.
     pub(crate) lanes: u32,
@@ -72,7 +74,7 @@ pub(crate) enum Writer {
 impl Pace {
     /// Events in one transaction, or one request.
     fn batch(&self) -> u32 {
-        self.rate.div_ceil(TRANSACTIONS)
+        self.rate.div_ceil(self.transactions)
     }
 
     /// Only events whose number is a multiple of this are timed.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    drive::Pace,
+    drive::{Pace, TRANSACTIONS},
     peer::Kind,
     report::{REPORTS, Report, float, rounded},
     side::{self, Round, Side, ms},
@@ -103,6 +103,7 @@ async fn measure(
         for side in &mut *sides {
             let pace = Pace {
                 rate,
+                transactions: TRANSACTIONS,
                 time,
                 lanes: options.lanes,
                 pad: options.bytes,

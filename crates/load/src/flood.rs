@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time;
 
 use crate::{
-    drive::Pace,
+    drive::{Pace, TRANSACTIONS},
     peer::Kind,
     report::{Report, float, rounded},
     side,
@@ -20,9 +20,12 @@ pub(crate) struct Options {
     /// Lanes that clients and events are spread over: each of these is measured
     #[arg(long, value_delimiter = ',', default_values_t = [1, 100])]
     lanes: Vec<u32>,
-    /// Events a second, in a thousand transactions
+    /// Events a second
     #[arg(long, default_value_t = 50_000)]
     rate: u32,
+    /// Transactions a second that they are in
+    #[arg(long, default_value_t = TRANSACTIONS)]
+    transactions: u32,
     /// How long
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     time: Duration,
@@ -41,6 +44,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
         side.crowds = side.peer.gather(options.clients, lanes).await?;
         let mut pace = Pace {
             rate: options.rate,
+            transactions: options.transactions,
             time: Duration::from_secs(3),
             lanes,
             pad: options.bytes,

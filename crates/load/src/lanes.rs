@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use std::time::Duration;
 
 use crate::{
-    drive::Pace,
+    drive::{Pace, TRANSACTIONS},
     peer::Kind,
     report::Report,
     side::{self, Round},
@@ -43,6 +43,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
         for nth in 0..=options.rounds {
             let pace = Pace {
                 rate: options.rate,
+                transactions: TRANSACTIONS,
                 time: options.time,
                 lanes,
                 pad: options.bytes,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time;
 
 use crate::{
-    drive::Pace,
+    drive::{Pace, TRANSACTIONS},
     fleet,
     peer::{Kind, Peer},
     process,
@@ -56,6 +56,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
         look(&mut report, &side.peer, "idle")?;
         let mut pace = Pace {
             rate: EVENTS / 10,
+            transactions: TRANSACTIONS,
             time: Duration::from_secs(10),
             lanes: 1,
             pad: options.bytes,
