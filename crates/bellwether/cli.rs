@@ -164,7 +164,7 @@ pub(crate) struct HubOptions {
     pub(crate) allow_anonymous: bool,
     #[command(flatten)]
     pub(crate) auth: AuthOptions,
-    /// Time between heartbeats to each client
+    /// Most time between heartbeats to each client
     #[arg(long, env = "BELLWETHER_HEARTBEAT", value_name = "TIME", default_value = "15s", value_parser = time)]
     pub(crate) heartbeat: Duration,
     /// How long a client is to wait before it reconnects: each is told from half to one and a half

@@ -2,8 +2,9 @@
 //!
 //! Who is caught up needs nothing of its own but a socket and a position. So up to 32 clients of
 //! a lane share a task, what follows the lane, and a clock: an event wakes that task once, and it hands
-//! the same bytes to one socket after the other. Their heartbeats come to be sent together, too. With a task for each client, there is more of it in
-//! memory, and less of that in the processor's cache when its turn comes.
+//! the same bytes to one socket after the other. Their heartbeats come to be sent together, too. With a
+//! task for each client, there is more of it in memory, and less of that in the processor's cache when
+//! its turn comes.
 //!
 //! Who has not taken all of one piece when the next comes reads on from the hub's ring, from where it
 //! is. Who is further behind than that goes on by itself (`direct`), and comes back.

@@ -92,7 +92,7 @@ pub struct App {
 /// How streams behave.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Time between heartbeats. Default: 15 s.
+    /// Most time between heartbeats, of which some are sent up to an eighth sooner. Default: 15 s.
     ///
     /// Proxies cut silent connections, nginx after 60 s; the SSE standard suggests a sign of
     /// life "every 15 seconds or so".
