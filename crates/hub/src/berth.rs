@@ -52,8 +52,8 @@ impl Berth {
     /// Reads what follows in the ring, up to a number. The cursor is behind it then.
     pub fn read(&mut self, up_to: u64) -> Read {
         loop {
-            let Self { hub, filter, .. } = &*self;
-            let read = hub.read_ring(self.lane, filter, self.cursor.seq, up_to);
+            let at = self.cursor.seq;
+            let read = self.hub.read_ring(self.lane, &self.filter, at, up_to);
             let Read::Piece(piece) = &read else {
                 return read;
             };

@@ -64,8 +64,6 @@ struct Turn {
     /// When the newest of the events was captured.
     at: SystemTime,
     now: Instant,
-    /// Heartbeats that are due until then are sent at once, so that they do not wake the task one by one.
-    heartbeats_until: Instant,
     is_last: bool,
 }
 
@@ -100,15 +98,13 @@ impl Group {
 
     /// Takes what the lane has brought, up to a bound.
     fn poll_news(&mut self, cx: &mut Context<'_>) -> (Turn, bool) {
-        let now = Instant::now();
         let mut turn = Turn {
             from: self.position,
             to: 0,
             bytes: Bytes::new(),
             events: 0,
             at: SystemTime::UNIX_EPOCH,
-            now,
-            heartbeats_until: now + self.groups.app().settings.heartbeat / 8,
+            now: Instant::now(),
             is_last: false,
         };
         let mut joined = Joined::default();
@@ -270,8 +266,9 @@ impl Member {
                 }
             } else if turn.is_last {
                 self.end(End::Closed, settings);
-            } else if *heartbeat <= turn.heartbeats_until {
-                // Last, so that its id is never ahead of an event.
+            } else if *heartbeat <= turn.now + settings.heartbeat / 8 {
+                // Last, so that its id is never ahead of an event. A little sooner than it is due, so that
+                // heartbeats come to be sent together and do not wake the task one by one.
                 *heartbeat = turn.now + settings.heartbeat;
                 let bytes = control::heartbeat(berth.cursor(), berth.filter().form());
                 tally.hand_out(bytes.len(), None);
