@@ -24,7 +24,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 50_000)]
     rate: u32,
     /// Transactions a second that they are in
-    #[arg(long, default_value_t = TRANSACTIONS)]
+    #[arg(long, default_value_t = TRANSACTIONS, value_parser = clap::value_parser!(u32).range(1..))]
     transactions: u32,
     /// How long
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
