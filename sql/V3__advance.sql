@@ -42,16 +42,16 @@ BEGIN ATOMIC
     WHERE span.begins < span.ends;
 END;
 
--- Brings `state` up to what was numbered after `seq`. Needs the lock of `advance`.
-CREATE FUNCTION bellwether.keep_states(seq bigint) RETURNS void
+-- Brings `state` up to what was numbered after a place, up to another. Needs the lock of `advance`.
+CREATE FUNCTION bellwether.keep_states(after_seq bigint, up_to bigint) RETURNS void
 LANGUAGE sql
 BEGIN ATOMIC
     WITH newest AS MATERIALIZED (
         SELECT DISTINCT ON (event.topic)
-            event.topic, stream.seq, event.name, event.key, event.data, event.at, event.retain
-        FROM bellwether.stream JOIN bellwether.event ON event.id = stream.event_id
-        WHERE stream.seq > keep_states.seq AND event.retain IS NOT NULL
-        ORDER BY event.topic, stream.seq DESC
+            event.topic, event.seq, event.name, event.key, event.data, event.at, event.retain
+        FROM bellwether.stretch(after_seq, up_to) AS event
+        WHERE event.retain IS NOT NULL
+        ORDER BY event.topic, event.seq DESC
     ), ended AS (
         DELETE FROM bellwether.state USING newest WHERE state.topic = newest.topic AND NOT newest.retain
     )
@@ -144,18 +144,28 @@ BEGIN
     WITH fresh AS MATERIALIZED (
         SELECT unseen.id, max(unseen.id) OVER (PARTITION BY unseen.xid) AS last_id, unseen.retain
         FROM bellwether.unseen(looked)
+    ), batch AS MATERIALIZED (
+        SELECT count(*) AS size, count(*) FILTER (WHERE fresh.id = fresh.last_id) AS commits,
+            bool_or(fresh.retain IS NOT NULL) AS has_states
+        FROM fresh
+    ), ordered AS (
+        SELECT fresh.id, row_number() OVER in_order AS n, lag(fresh.id) OVER in_order AS previous_id
+        FROM fresh WINDOW in_order AS (ORDER BY fresh.last_id, fresh.id)
     ), placed AS (
-        INSERT INTO bellwether.stream (seq, event_id)
-        SELECT advance.head + row_number() OVER (ORDER BY fresh.last_id, fresh.id), fresh.id FROM fresh
+        -- A run begins where an id does not follow the one before it, and ends before the next one.
+        INSERT INTO bellwether.stream (last_seq, first_seq, first_id)
+        SELECT advance.head + lead(ordered.n - 1, 1, batch.size) OVER (ORDER BY ordered.n), advance.head + ordered.n, ordered.id
+        FROM ordered CROSS JOIN batch
+        WHERE ordered.id IS DISTINCT FROM ordered.previous_id + 1
     ), recorded AS (
         INSERT INTO bellwether.batch (last_seq, seen)
-        SELECT advance.head + count(*), pg_current_snapshot() FROM fresh HAVING count(*) > 0
+        SELECT advance.head + batch.size, pg_current_snapshot() FROM batch WHERE batch.size > 0
     )
-    SELECT count(*), count(*) FILTER (WHERE fresh.id = fresh.last_id), pg_current_snapshot(), bool_or(fresh.retain IS NOT NULL)
-    INTO numbered, commits, looked, has_states FROM fresh;
+    SELECT batch.size, batch.commits, batch.has_states, pg_current_snapshot()
+    INTO numbered, commits, has_states, looked FROM batch;
 
     IF has_states THEN
-        PERFORM bellwether.keep_states(head);
+        PERFORM bellwether.keep_states(head, head + numbered);
     END IF;
     head := head + numbered;
     looked_xmin := pg_snapshot_xmin(looked)::text::bigint;
@@ -203,10 +213,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     WITH follows AS (
-        SELECT stream.seq, event.*, sum(pg_column_size(event.data)) OVER (ORDER BY stream.seq) AS bytes
-        FROM bellwether.stream JOIN bellwether.event ON event.id = stream.event_id
-        WHERE stream.seq > after_seq AND stream.seq <= up_to
-        ORDER BY stream.seq LIMIT 100
+        SELECT event.*, sum(pg_column_size(event.data)) OVER (ORDER BY event.seq) AS bytes
+        FROM bellwether.stretch(after_seq, least(up_to, after_seq + 100)) AS event
+        ORDER BY event.seq
     )
     SELECT array_agg(seq), array_agg(topic), array_agg(name), array_agg(key), array_agg(follows.data::text),
         -- Infinity has no other form.

@@ -60,20 +60,23 @@ BEGIN
     WITH fresh AS MATERIALIZED (
         SELECT event.id, max(event.id) OVER (PARTITION BY event.xid) AS last_id
         FROM bellwether.event
-        WHERE NOT EXISTS (SELECT FROM bellwether.stream WHERE stream.event_id = event.id)
+        WHERE NOT EXISTS (SELECT FROM bellwether.stretch(0, head) AS known WHERE known.id = event.id)
+    ), ordered AS (
+        SELECT fresh.id, rebaseline.head + row_number() OVER (ORDER BY fresh.last_id, fresh.id) AS seq FROM fresh
     ), placed AS (
-        INSERT INTO bellwether.stream (seq, event_id)
-        SELECT rebaseline.head + row_number() OVER (ORDER BY fresh.last_id, fresh.id), fresh.id FROM fresh
+        -- Few, once: each is a run of its own.
+        INSERT INTO bellwether.stream (last_seq, first_seq, first_id)
+        SELECT ordered.seq, ordered.seq, ordered.id FROM ordered
     ), recorded AS (
         INSERT INTO bellwether.batch (last_seq, seen)
         SELECT rebaseline.head + count(*), pg_current_snapshot() FROM fresh
         ON CONFLICT (last_seq) DO UPDATE SET seen = excluded.seen
     )
     SELECT head + count(*) INTO numbered FROM fresh;
-    PERFORM bellwether.keep_states(head);
+    PERFORM bellwether.keep_states(head, numbered);
     head := numbered;
 
     UPDATE bellwether.event SET xid = '3'
-    FROM bellwether.stream
-    WHERE stream.event_id = event.id AND event.xid >= oldest_running;
+    FROM bellwether.stretch(0, head) AS known
+    WHERE known.id = event.id AND event.xid >= oldest_running;
 END $$;

@@ -30,7 +30,7 @@ BEGIN
     DELETE FROM bellwether.publication WHERE publication.at < now() - interval '1 day';
 
     SELECT batch.last_seq INTO STRICT head FROM bellwether.batch ORDER BY batch.last_seq DESC LIMIT 1;
-    SELECT stream.seq - 1 INTO floor FROM bellwether.stream ORDER BY stream.seq LIMIT 1;
+    SELECT stream.first_seq - 1 INTO floor FROM bellwether.stream ORDER BY stream.last_seq LIMIT 1;
     IF floor IS NULL THEN
         RETURN;
     END IF;
@@ -50,12 +50,13 @@ BEGIN
     END IF;
     up_to := least(up_to, floor + at_most);
 
-    WITH gone AS (
-        DELETE FROM bellwether.stream WHERE stream.seq <= up_to RETURNING stream.event_id
-    ), events AS (
-        DELETE FROM bellwether.event WHERE event.id IN (SELECT gone.event_id FROM gone)
-    )
-    SELECT count(*) INTO deleted FROM gone;
+    DELETE FROM bellwether.event WHERE event.id IN (SELECT gone.id FROM bellwether.stretch(floor, up_to) AS gone);
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    DELETE FROM bellwether.stream WHERE stream.last_seq <= up_to;
+    -- What is left of a run begins where that ended.
+    UPDATE bellwether.stream SET first_seq = up_to + 1, first_id = stream.first_id + (up_to + 1 - stream.first_seq)
+    WHERE stream.last_seq = (SELECT oldest.last_seq FROM bellwether.stream AS oldest ORDER BY oldest.last_seq LIMIT 1)
+        AND stream.first_seq <= up_to;
 
     -- The head stays: it is where the next number comes from.
     DELETE FROM bellwether.batch WHERE batch.last_seq <= up_to AND batch.last_seq < head;

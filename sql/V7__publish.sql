@@ -110,8 +110,12 @@ END $$;
 CREATE FUNCTION bellwether.places(ids bigint[], after_seq bigint) RETURNS SETOF bigint
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT stream.seq FROM bellwether.stream
-    WHERE stream.seq > places.after_seq AND stream.seq <= places.after_seq + 100000
-        AND stream.event_id = ANY (places.ids)
-    ORDER BY stream.seq LIMIT cardinality(places.ids);
+    SELECT run.first_seq + (event.id - run.first_id) AS seq
+    FROM (
+        SELECT * FROM bellwether.stream WHERE stream.last_seq > places.after_seq
+        ORDER BY stream.last_seq LIMIT 100000
+    ) AS run
+    JOIN unnest(places.ids) AS event (id)
+        ON event.id BETWEEN run.first_id AND run.first_id + (run.last_seq - run.first_seq)
+    ORDER BY seq;
 END;

@@ -19,7 +19,7 @@ AS $$
     FROM pg_proc
     WHERE pg_proc.pronamespace = 'bellwether'::regnamespace AND CASE what
         WHEN 'hub' THEN pg_proc.proname IN ('look', 'advance', 'settle', 'page', 'lapse', 'sleep', 'connect', 'retain', 'ring', 'is_awake', 'notify', 'can_notify', 'now_ms', 'promise',
-            'hub_lock', 'count_hubs', 'unseen', 'publish_requests', 'places',
+            'hub_lock', 'count_hubs', 'unseen', 'stretch', 'publish_requests', 'places',
             'publish', 'claim_snapshot')
         WHEN 'attach' THEN pg_proc.proname IN ('attach', 'detach', 'record_attachment', 'sweep')
         WHEN 'publish' THEN pg_proc.proname = 'publish'

@@ -6,7 +6,7 @@ use std::{
 use tokio::{task::JoinSet, time};
 use tokio_postgres::Client as Psql;
 
-use crate::harness::{Client, Committed, Hub, TestDatabase, check_order, now, within};
+use crate::harness::{Client, Committed, Hub, TestDatabase, check_order, eventually, now, within};
 
 const WRITERS: usize = 40;
 const TRANSACTIONS: usize = 25;
@@ -74,6 +74,85 @@ async fn each_commit_once_and_in_one_order() {
         );
     }
     assert_eq!(hub.metric("bellwether_safety_poll_events_total").await, 0);
+}
+
+/// Transactions whose ids interleave, some of them rolled back: the stream is in runs that begin and end
+/// anywhere, and any stretch of it is what lies between its ends, also when retention has cut the first run.
+#[tokio::test]
+async fn a_stretch_is_what_lies_between() {
+    let database = TestDatabase::create().await;
+    let hub = Hub::start(&database).await;
+    let ledger = Ledger::default();
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push((database.connect().await, Committed::default()));
+    }
+    for number in 0..60 {
+        let (psql, transaction) = &mut open[fastrand::usize(0..3)];
+        if transaction.rows.is_empty() {
+            psql.batch_execute("BEGIN").await.unwrap();
+        }
+        for row in 0..fastrand::usize(1..4) {
+            insert(transaction, psql, format!("{number}.{row}")).await;
+        }
+        match fastrand::u8(0..8) {
+            0 => {
+                psql.batch_execute("ROLLBACK").await.unwrap();
+                transaction.rows.clear();
+            }
+            1 | 2 => {
+                psql.batch_execute("COMMIT").await.unwrap();
+                commit(&ledger, std::mem::take(transaction));
+            }
+            _ => {}
+        }
+    }
+    drop(open);
+    database.insert(7).await;
+    let committed: usize = ledger
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|one| one.rows.len())
+        .sum();
+    let head = committed + 7;
+    let published = async || hub.metric("bellwether_stream_head").await;
+    eventually("all of it is numbered", head as u64, published).await;
+
+    let psql = database.connect().await;
+    let stretch = async |after: usize, up_to: usize| -> Vec<(i64, String)> {
+        let query = "SELECT seq, name FROM bellwether.stretch($1, $2) ORDER BY seq";
+        let (after, up_to) = (after as i64, up_to as i64);
+        let rows = psql.query(query, &[&after, &up_to]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    let whole = stretch(0, head).await;
+    let seqs: Vec<i64> = whole.iter().map(|(seq, _)| *seq).collect();
+    assert_eq!(seqs, (1..=head as i64).collect::<Vec<_>>());
+    let mut cut = 0;
+    while cut < head {
+        for _ in 0..100 {
+            let after = fastrand::usize(0..=head);
+            let up_to = fastrand::usize(after..=head + 1);
+            let expected = whole
+                .iter()
+                .skip(after.max(cut))
+                .take(up_to.saturating_sub(after.max(cut)));
+            let expected: Vec<_> = expected.cloned().collect();
+            assert_eq!(
+                stretch(after, up_to).await,
+                expected,
+                "{cut} {after} {up_to}"
+            );
+        }
+        let step = fastrand::i32(1..10);
+        let retain = "SELECT bellwether.retain(NULL, 0, $1)";
+        let deleted: i64 = psql.query_one(retain, &[&step]).await.unwrap().get(0);
+        cut += usize::try_from(deleted).unwrap();
+        let left = "SELECT count(*) FROM bellwether.event";
+        let left: i64 = psql.query_one(left, &[]).await.unwrap().get(0);
+        assert_eq!(left as usize, head - cut);
+    }
 }
 
 async fn write(psql: Psql, ledger: Arc<Ledger>, writer: usize) {

@@ -108,7 +108,7 @@ async fn what_retention_took_is_told() {
     let (hub, epoch) = hub_after(&database, 300).await;
     let cursor = |seq: u64| format!("{epoch}-{seq}");
     let psql = database.connect().await;
-    psql.batch_execute("DELETE FROM bellwether.stream WHERE seq <= 50")
+    psql.batch_execute("SELECT bellwether.retain(NULL, 250, 50)")
         .await
         .unwrap();
 
@@ -130,7 +130,7 @@ async fn what_retention_took_up_to_into_the_ring_is_still_in_the_ring() {
     let (hub, epoch) = hub_after(&database, 300).await;
     let cursor = |seq: u64| format!("{epoch}-{seq}");
     let psql = database.connect().await;
-    psql.batch_execute("DELETE FROM bellwether.stream WHERE seq <= 250")
+    psql.batch_execute("SELECT bellwether.retain(NULL, 50, 250)")
         .await
         .unwrap();
     let gap = json!({"reason": "retention", "from": cursor(10), "to": cursor(200), "missing": 190});
@@ -145,7 +145,7 @@ async fn when_retention_took_everything_the_ring_is_what_there_is() {
     let (hub, epoch) = hub_after(&database, 300).await;
     let cursor = |seq: u64| format!("{epoch}-{seq}");
     let psql = database.connect().await;
-    psql.batch_execute("DELETE FROM bellwether.stream")
+    psql.batch_execute("SELECT bellwether.retain(NULL, 0, 300)")
         .await
         .unwrap();
     let mut client = hub.resume("topic=events", &cursor(10)).await;

@@ -114,7 +114,7 @@ async fn a_read_that_others_wait_for_outlives_who_asked_first() {
         .unwrap();
     let reads = async || -> i64 {
         let waiting = "SELECT count(*) FROM pg_stat_activity
-            WHERE wait_event_type = 'Lock' AND query LIKE '%ORDER BY stream.seq LIMIT%'";
+            WHERE wait_event_type = 'Lock' AND query LIKE '%LATERAL bellwether.stretch%'";
         other.query_one(waiting, &[]).await.unwrap().get(0)
     };
     let first = come_back().await;

@@ -31,8 +31,7 @@ AS $$
     (SELECT last_seq AS seq FROM bellwether.batch ORDER BY last_seq DESC LIMIT 1) AS head,
     LATERAL (
         SELECT count(*) AS events_count, count(*) FILTER (WHERE event.name = 'page_view') AS page_views
-        FROM bellwether.stream JOIN bellwether.event ON event.id = stream.event_id
-        WHERE stream.seq > before.counted_to AND stream.seq <= head.seq AND event.topic = 'events'
+        FROM bellwether.stretch(before.counted_to, head.seq) AS event WHERE event.topic = 'events'
     ) AS new,
     (
         SELECT count(DISTINCT properties ->> 'session') AS sessions FROM public.events

@@ -326,7 +326,7 @@ async fn schema(client: &Client) -> Result<Vec<Finding>, Error> {
 async fn stream(client: &Client) -> Result<Vec<Finding>, Error> {
     let query = "
         SELECT head.last_seq, extract(epoch FROM clock_timestamp() - head.at)::float8, bellwether.count_hubs(),
-            (SELECT seq FROM bellwether.stream ORDER BY seq LIMIT 1),
+            (SELECT first_seq FROM bellwether.stream ORDER BY last_seq LIMIT 1),
             pg_size_pretty(pg_total_relation_size('bellwether.event') + pg_total_relation_size('bellwether.stream')),
             (SELECT extract(epoch FROM clock_timestamp() - event.at)::float8
              FROM bellwether.event WHERE event.xid < pg_snapshot_xmin(pg_current_snapshot())

@@ -16,15 +16,13 @@ const READ: &str = "read history";
 
 /// Topics and names before a position, newest first.
 const TOPICS_BEFORE: &str = "
-    SELECT stream.seq, event.topic, event.name
-    FROM bellwether.stream JOIN bellwether.event ON event.id = stream.event_id
-    WHERE stream.seq <= $1 ORDER BY stream.seq DESC LIMIT $2";
+    SELECT seq, topic, name FROM bellwether.stretch($1::bigint - $2, $1) ORDER BY seq DESC";
 
 /// The epoch, as of now.
 const EPOCH: &str = "SELECT id FROM bellwether.epoch ORDER BY n DESC LIMIT 1";
 
 /// The oldest event that still exists.
-const OLDEST: &str = "SELECT seq FROM bellwether.stream ORDER BY seq LIMIT 1";
+const OLDEST: &str = "SELECT first_seq FROM bellwether.stream ORDER BY last_seq LIMIT 1";
 
 /// The head. It outlives the events, so it is read from the batches.
 const NEWEST: &str = "SELECT last_seq FROM bellwether.batch ORDER BY last_seq DESC LIMIT 1";

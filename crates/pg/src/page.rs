@@ -15,11 +15,14 @@ use crate::Error;
 /// Bytes of data at which a page ends early, after at least one event.
 const PAGE_BYTES: usize = 1024 * 1024;
 
-/// What follows a position, oldest first.
+/// What follows a position or, where that is gone, what is the oldest; oldest first.
 pub(crate) const AFTER: &str = "
-    SELECT stream.seq, event.topic, event.name, event.key, event.data::text, event.at, event.retain
-    FROM bellwether.stream JOIN bellwether.event ON event.id = stream.event_id
-    WHERE stream.seq > $1 ORDER BY stream.seq LIMIT $2";
+    SELECT event.seq, event.topic, event.name, event.key, event.data::text, event.at, event.retain
+    FROM (
+        SELECT greatest($1, (SELECT first_seq - 1 FROM bellwether.stream ORDER BY last_seq LIMIT 1)) AS seq OFFSET 0
+    ) AS start
+    CROSS JOIN LATERAL bellwether.stretch(start.seq, start.seq + $2) AS event
+    ORDER BY event.seq";
 
 /// Reads pages by [`AFTER`].
 ///
