@@ -44,8 +44,12 @@ BEGIN ATOMIC
     SELECT run.first_seq + (event.id - run.first_id),
         event.id, event.topic, event.name, event.key, event.data, event.at, event.retain
     FROM bellwether.stream AS run
-    JOIN bellwether.event ON event.id >= run.first_id + greatest(after_seq + 1 - run.first_seq, 0)
-        AND event.id <= run.first_id + (least(run.last_seq, up_to) - run.first_seq)
+    CROSS JOIN LATERAL (
+        SELECT * FROM bellwether.event
+        WHERE event.id >= run.first_id + greatest(after_seq + 1 - run.first_seq, 0)
+            AND event.id <= run.first_id + (least(run.last_seq, up_to) - run.first_seq)
+        OFFSET 0 -- for each run, and never the other way around
+    ) AS event
     WHERE run.last_seq > after_seq AND run.last_seq <= coalesce(
         -- The run that `up_to` is in.
         (SELECT last.last_seq FROM bellwether.stream AS last WHERE last.last_seq >= up_to ORDER BY last.last_seq LIMIT 1),

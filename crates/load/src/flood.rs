@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// Bytes of an event's data, beside some 40
     #[arg(long, default_value_t = 160)]
     bytes: u32,
+    /// Events that the hub keeps: what it has to bridge while the disk or somebody else holds it up
+    #[arg(long, default_value_t = 65_536)]
+    ring_events: u32,
 }
 
 pub(crate) async fn run(options: &Options) -> Result<Report> {
@@ -39,13 +42,14 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
     let mut report = Report::default();
     for &lanes in &options.lanes {
         report.section(format!("{} clients on {lanes} lanes", options.clients));
-        let mut sides = side::start(&stage, &[Kind::Hub], 1, &[]).await?;
+        let ring = format!("--ring-events={}", options.ring_events);
+        let mut sides = side::start(&stage, &[Kind::Hub], 1, &[ring]).await?;
         let side = sides.first_mut().context("it was started")?;
         side.crowds = side.peer.gather(options.clients, lanes).await?;
         let mut pace = Pace {
             rate: options.rate,
             transactions: options.transactions,
-            time: Duration::from_secs(3),
+            time: Duration::from_secs(3 + u64::from(options.ring_events / options.rate)),
             lanes,
             pad: options.bytes,
             first: 1,
