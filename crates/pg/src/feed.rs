@@ -20,8 +20,12 @@ use crate::{
 /// but nobody queues behind it for long, or those who gave up would be ever more.
 const PATIENCE: &str = "SET lock_timeout = '5s'; SET client_connection_check_interval = 0";
 
-/// Most events that are read at once.
-const PAGE_EVENTS: u64 = 1000;
+/// Most events that are read at once. As many as can be: where the processors are busy, it is the
+/// turns to and fro that take the time.
+const PAGE_EVENTS: u64 = 4096;
+
+/// So many events behind the head, it is not ready.
+const BEHIND: u64 = 1000;
 
 /// The state of each topic that has one.
 const STATES: &str = "SELECT seq, topic, name, key, data::text, at, true FROM bellwether.state";
@@ -173,7 +177,7 @@ impl Feed {
         let seq = events.last().map_or(at.seq, |event| event.seq);
         let behind = head.saturating_sub(seq);
         self.metrics.behind.set(behind);
-        if behind > PAGE_EVENTS {
+        if behind > BEHIND {
             self.link
                 .send_replace(Link::Down(format!("{behind} events behind")));
         }
@@ -261,7 +265,8 @@ impl Session {
         let mut recent: Vec<Event> = Vec::new();
         let mut seq = head.saturating_sub(most as u64);
         while seq < head {
-            let mut page = self.page_after(seq, PAGE_EVENTS).await?;
+            let page = read(&self.client, &self.after, &self.pager, seq, PAGE_EVENTS);
+            let mut page = page.await?;
             let Some(last) = page.last() else { break };
             let is_next = recent
                 .last()
@@ -283,20 +288,44 @@ impl Session {
     }
 
     /// A page of what follows a position, which exists, up to the head.
+    ///
+    /// If that is not the last one, what has come meanwhile is numbered along with it. To leave that until
+    /// all is read makes batches ever larger where the processors are busy; and nobody is sent anything while
+    /// they are numbered, promises run out, and then more comes at once than the ring holds.
     async fn read_on(&mut self, seq: u64) -> Result<Vec<Event>, Error> {
-        let at_most = PAGE_EVENTS.min(self.sequencer.head() - seq);
-        let look = self.sequencer.take_span();
+        let Self {
+            client,
+            sequencer,
+            after,
+            pager,
+            ..
+        } = self;
+        let missing = sequencer.head() - seq;
+        let look = sequencer.take_span();
         let span = tracing::trace_span!(target: SPANS, parent: &look, "read", events = Empty);
-        let events = self.page_after(seq, at_most).instrument(span.clone());
-        let events = events.await?;
+        let page =
+            read(client, after, pager, seq, missing.min(PAGE_EVENTS)).instrument(span.clone());
+        let events = if missing > PAGE_EVENTS {
+            // Sent together: the numbering begins when that is read.
+            let (events, ()) = tokio::try_join!(page, sequencer.number_meanwhile())?;
+            events
+        } else {
+            page.await?
+        };
         span.record("events", counted(events.len()));
         Ok(events)
     }
+}
 
-    async fn page_after(&self, seq: u64, at_most: u64) -> Result<Vec<Event>, Error> {
-        let page = self.pager.read(&self.client, &self.after, seq, at_most);
-        within("read what is new", page).await?
-    }
+async fn read(
+    client: &Client,
+    after: &Statement,
+    pager: &Pager,
+    seq: u64,
+    at_most: u64,
+) -> Result<Vec<Event>, Error> {
+    let page = pager.read(client, after, seq, at_most);
+    within("read what is new", page).await?
 }
 
 /// These events, if they are what comes after a position.

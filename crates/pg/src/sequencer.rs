@@ -73,6 +73,9 @@ const LOOK: &str = "
     CALL bellwether.look($1, $2, $3, $4, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
         NULL, NULL, NULL, NULL, NULL, NULL, NULL)";
 
+/// The numbering alone.
+const NUMBER: &str = "SELECT numbered, commits FROM bellwether.advance($1, $2, NULL, NULL)";
+
 /// Whether any of the hubs that listen is another one, of whose number this one has so many.
 const HAS_OTHERS: &str = "SELECT bellwether.count_hubs() > $1";
 
@@ -80,6 +83,7 @@ const HAS_OTHERS: &str = "SELECT bellwether.count_hubs() > $1";
 #[derive(Debug)]
 struct Statements {
     look: Statement,
+    number: Statement,
     lapse: Statement,
     sleep: Statement,
     has_others: Statement,
@@ -301,6 +305,25 @@ impl Sequencer {
         Ok(grew.then_some(events))
     }
 
+    /// Has what is new numbered while something else is read, if that is for this hub to do. The head stays
+    /// where it is: what is beyond it is not known to be durable before the next look.
+    pub(crate) async fn number_meanwhile(&mut self) -> Result<(), Error> {
+        if self.state == State::Following {
+            return Ok(());
+        }
+        let promise_ms = promise_ms(matches!(self.state, State::Awake { .. }));
+        let asked: [&(dyn ToSql + Sync); 2] = [&self.hub, &promise_ms];
+        let number = self.client.query_one(&self.statements.number, &asked);
+        let row = within("number events", number).await?;
+        let numbered = row.get::<_, i64>(0).unsigned_abs();
+        if numbered > 0 {
+            self.pace.note(row.get::<_, i64>(1).unsigned_abs());
+            self.metrics.numbered.inc_by(numbered);
+            self.is_announced = false;
+        }
+        Ok(())
+    }
+
     /// Another hub has numbered events up to this one, and they are durable.
     fn hear_of(&mut self, head: u64) {
         self.pace.note(1);
@@ -322,11 +345,7 @@ impl Sequencer {
     /// Has what is new numbered, if that is for this hub to do; with a promise, writers need not ring
     /// for a while.
     async fn look(&self, promise: bool) -> Result<Look, Error> {
-        let promise_ms = if promise {
-            i32::try_from(PROMISE.as_millis()).expect("it is short")
-        } else {
-            0
-        };
+        let promise_ms = promise_ms(promise);
         let known_head = self.head.map(position);
         let known: [&(dyn ToSql + Sync); 4] = [&self.hub, &promise_ms, &known_head, &self.looked];
         // Not entered, which would end it with this query: what it found may still be to be read.
@@ -438,6 +457,12 @@ impl Sequencer {
     }
 }
 
+/// As Postgres is told it.
+fn promise_ms(promise: bool) -> i32 {
+    let ms = i32::try_from(PROMISE.as_millis()).expect("it is short");
+    if promise { ms } else { 0 }
+}
+
 impl Pace {
     /// A silence that is as good as any longer one: after it, anybody leaves.
     const LONGEST: Duration = Duration::from_millis(80);
@@ -478,15 +503,17 @@ impl Statements {
         let prepared = async {
             tokio::try_join!(
                 client.prepare(LOOK),
+                client.prepare(NUMBER),
                 client.prepare("SELECT fence, is_asleep FROM bellwether.lapse($1)"),
                 client.prepare("SELECT bellwether.sleep($1)"),
                 client.prepare(HAS_OTHERS),
             )
         };
         let prepared = within("prepare to number events", prepared).await?;
-        let (look, lapse, sleep, has_others) = prepared;
+        let (look, number, lapse, sleep, has_others) = prepared;
         Ok(Self {
             look,
+            number,
             lapse,
             sleep,
             has_others,
