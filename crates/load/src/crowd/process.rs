@@ -227,11 +227,13 @@ impl Client {
     fn line(&mut self, line: &[u8], at: u64, log: &mut Log) -> Result<()> {
         if let Some(json) = line.strip_prefix(br#"data: {"n":"#) {
             let (n, rest) = number(json);
-            let rest = rest.strip_prefix(br#","t":"#).context("then the time")?;
-            let (inserted, _) = number(rest);
             self.events += 1;
             self.sum += n;
-            log.delivered(n, inserted, at)?;
+            log.seen.deliveries += 1;
+            if n.is_multiple_of(log.stride) {
+                let rest = rest.strip_prefix(br#","t":"#).context("then the time")?;
+                log.timed(n, number(rest).0, at)?;
+            }
         } else if line == b"\r" {
             self.is_answered = true;
         }
@@ -262,13 +264,11 @@ impl Log {
         })
     }
 
-    fn delivered(&mut self, n: u64, inserted: u64, at: u64) -> Result<()> {
-        self.seen.deliveries += 1;
-        if n.is_multiple_of(self.stride) {
-            self.newest = Instant::now();
-            self.since_insert.record(at.saturating_sub(inserted))?;
-            self.reads.push((n, at));
-        }
+    /// One of the events that are timed was read.
+    fn timed(&mut self, n: u64, inserted: u64, at: u64) -> Result<()> {
+        self.newest = Instant::now();
+        self.since_insert.record(at.saturating_sub(inserted))?;
+        self.reads.push((n, at));
         Ok(())
     }
 
