@@ -311,7 +311,10 @@ impl Sequencer {
         if self.state == State::Following {
             return Ok(());
         }
-        let promise_ms = promise_ms(matches!(self.state, State::Awake { .. }));
+        // Others are told of nothing until this one has read it all. If there are any, the promise runs
+        // out, and one that has less to do takes over.
+        let promise = matches!(self.state, State::Awake { .. }) && !self.others.0;
+        let promise_ms = promise_ms(promise);
         let asked: [&(dyn ToSql + Sync); 2] = [&self.hub, &promise_ms];
         let number = self.client.query_one(&self.statements.number, &asked);
         let row = within("number events", number).await?;
