@@ -25,8 +25,8 @@ CREATE INDEX event_xid ON bellwether.event (xid);
 
 -- The total order, gapless. Each row is a run: events whose ids follow each other, as their
 -- numbers do. Those of a statement mostly do, and those of short transactions one after the
--- other, so there are far fewer rows than events: with one for each, numbering them takes two to
--- four times as long, and reading them half as long again.
+-- other, so there are far fewer rows than events: with one for each, numbering them takes twice
+-- as long, and reading them half as long again.
 CREATE TABLE bellwether.stream (
     last_seq  bigint PRIMARY KEY,
     first_seq bigint NOT NULL,

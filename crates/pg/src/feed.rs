@@ -20,8 +20,7 @@ use crate::{
 /// but nobody queues behind it for long, or those who gave up would be ever more.
 const PATIENCE: &str = "SET lock_timeout = '5s'; SET client_connection_check_interval = 0";
 
-/// Most events that are read at once. As many as can be: where the processors are busy, it is the
-/// turns to and fro that take the time.
+/// Most events that are read at once.
 const PAGE_EVENTS: u64 = 4096;
 
 /// So many events behind the head, it is not ready.
