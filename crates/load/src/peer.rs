@@ -61,9 +61,11 @@ pub(crate) struct Peer {
     pub(crate) kind: Kind,
     pub(crate) way: Way,
     addresses: Vec<SocketAddr>,
-    path: &'static str,
+    pub(crate) path: &'static str,
     /// What clients say beside what they must.
     pub(crate) header: Option<String>,
+    /// How many events lie between the places of two lanes' clients, where the header names a place.
+    pub(crate) apart: u64,
     /// Their families are what is measured.
     pids: Vec<i32>,
     children: Vec<Child>,
@@ -109,6 +111,7 @@ impl Peer {
             addresses: Vec::new(),
             path,
             header: None,
+            apart: 0,
             pids: Vec::new(),
             children: Vec::new(),
             _folder: folder,
@@ -270,6 +273,7 @@ impl Peer {
                 address,
                 path: self.path.to_owned(),
                 header: self.header.clone(),
+                apart: self.apart,
                 clients: (clients - nth).div_ceil(instances),
                 lanes,
             };

@@ -1,4 +1,4 @@
-//! One client comes back after a very long time: how fast is it given what it missed.
+//! Clients come back after a very long time: how fast are they given what they missed.
 
 use anyhow::{Context, Result};
 use std::time::Duration;
@@ -24,6 +24,9 @@ pub(crate) struct Options {
     /// Clients that come back
     #[arg(long, default_value_t = 1)]
     clients: u32,
+    /// Events between the places of two clients: the first has missed all of them, the second so many less
+    #[arg(long, default_value_t = 0)]
+    apart: u64,
     /// Rounds, each with a hub that has just started
     #[arg(long, default_value_t = 3)]
     rounds: u32,
@@ -56,22 +59,32 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
     drop(sides);
 
     let events = u64::from(options.events);
+    let sum = |n: u64| n * (n + 1) / 2;
+    let places = (0..u64::from(options.clients)).map(|client| client * options.apart);
     let written = Written {
         events,
-        due: vec![(events, events * (events + 1) / 2)],
+        due: places
+            .map(|place| {
+                let missed = events.checked_sub(place);
+                let missed = missed.context("the last client would have missed none")?;
+                Ok((missed, sum(events) - sum(place)))
+            })
+            .collect::<Result<_>>()?,
         ..Written::default()
     };
-    let (mut rates, mut growths, mut hub_time, mut postgres_time) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut rates, mut growths, mut pages, mut hub_time, mut postgres_time) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..options.rounds {
         // What is in the ring would not come from the database.
         let ring = ["--ring-events=1000".to_owned()];
         let mut peer = Peer::start(Kind::Hub, &stage, 1, &ring).await?;
-        peer.header = Some(format!("Last-Event-ID: {epoch}-0"));
+        peer.path = "/v1/stream?topic=load.0";
+        peer.header = Some(format!("Last-Event-ID: {epoch}-{{after}}"));
+        peer.apart = options.apart;
         let hub = peer.hub().context("it is a hub")?;
         let (before, postgres) = (hub.usage()?, stage.processor()?);
         let start = Instant::now();
-        let mut crowds = peer.gather(options.clients, 1).await?;
+        let mut crowds = peer.gather(options.clients, options.clients).await?;
         let tally = crowds[0].end(&written).await?;
         let time = start.elapsed();
         tally.is_complete()?;
@@ -80,12 +93,15 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
         let per_s = float(tally.deliveries) / time.as_secs_f64();
         rates.push(per_s.round());
         growths.push(float(after.peak_kib.saturating_sub(before.resident_kib)));
+        let read = hub.metric("bellwether_history_pages_read_total").await?;
+        pages.push(float(read));
         let used = |time: Duration| time.as_secs_f64() * 1e3;
         hub_time.push(used(after.processor.saturating_sub(before.processor)));
         postgres_time.push(used(stage.processor()?.saturating_sub(postgres)));
     }
     report.add_spread("deliveries_per_s", rates);
     report.add_spread("hub_grew_by_at_most_kib", growths);
+    report.add_spread("pages_read", pages);
     report.add_spread("hub_processor_ms", hub_time);
     report.add_spread("postgres_processor_ms", postgres_time);
     stage.tear_down().await?;

@@ -3,7 +3,7 @@
 use hub::{Ancestor, Cursor, Epoch, Event};
 use std::sync::Arc;
 use tokio::{sync::watch, time};
-use tokio_postgres::{Client, Statement, types::ToSql};
+use tokio_postgres::{Client, Row, Statement, types::ToSql};
 use tracing::{Instrument, field::Empty};
 
 use crate::{
@@ -74,11 +74,17 @@ pub enum Update {
 /// One connection's worth of following.
 #[derive(Debug)]
 struct Session {
-    client: Arc<Client>,
     sequencer: Sequencer,
+    stream: Stream,
+    epoch: Epoch,
+}
+
+/// The stream as it stands in the tables.
+#[derive(Debug)]
+struct Stream {
+    client: Arc<Client>,
     after: Statement,
     pager: Pager,
-    epoch: Epoch,
 }
 
 impl Feed {
@@ -214,11 +220,14 @@ impl Session {
         let epoch = parse_epoch(row.get(0))?;
         let own = Arc::clone(&client);
         let sequencer = Sequencer::new(own, hub, doorbell, metrics, epoch).await?;
-        Ok(Self {
+        let stream = Stream {
             client,
-            sequencer,
             after,
             pager: Pager::default(),
+        };
+        Ok(Self {
+            sequencer,
+            stream,
             epoch,
         })
     }
@@ -226,46 +235,51 @@ impl Session {
     /// The stream as it stands.
     async fn open(&self, most: usize) -> Result<Update, Error> {
         let head = self.sequencer.head();
-        let recent = self.recent(head, most).await?;
-        let ancestors =
-            "SELECT id, lead(after_seq) OVER (ORDER BY n) FROM bellwether.epoch ORDER BY n";
-        let rows = self.client.query(ancestors, &[]);
-        let rows = within("read the epochs", rows).await?;
-        let mut ancestors = Vec::new();
-        for row in &rows {
-            // The newest has none after it, and is no ancestor of itself.
-            if let Some(until) = row.get::<_, Option<i64>>(1) {
-                let epoch = parse_epoch(row.get(0))?;
-                ancestors.push(Ancestor {
-                    epoch,
-                    until: until.unsigned_abs(),
-                });
-            }
-        }
-        let states = self.client.query(STATES, &[]);
-        let states = within("read the topics' states", states).await?;
-        let states = states.iter().map(|row| event(row, None));
-        let states = states.collect::<Result<Vec<_>, _>>()?;
+        let recent = self.stream.recent(head, most).await?;
+        let ancestors = self.stream.ancestors().await?;
+        let mut states = self.stream.states().await?;
+        // What another hub numbers meanwhile comes later, here too.
+        states.retain(|event| event.seq <= head);
         Ok(Update::Opened {
             epoch: self.epoch,
             ancestors,
             head,
             recent,
-            // What another hub numbers meanwhile comes later, here too.
-            states: states
-                .into_iter()
-                .filter(|event| event.seq <= head)
-                .collect(),
+            states,
         })
     }
 
+    /// A page of what follows a position, which exists, up to the head.
+    ///
+    /// If that is not the last one, what has come meanwhile is numbered along with it. To leave that until
+    /// all is read makes batches ever larger where the processors are busy; and nobody is sent anything while
+    /// they are numbered, promises run out, and then more comes at once than the ring holds.
+    async fn read_on(&mut self, seq: u64) -> Result<Vec<Event>, Error> {
+        let missing = self.sequencer.head() - seq;
+        let look = self.sequencer.take_span();
+        let span = tracing::trace_span!(target: SPANS, parent: &look, "read", events = Empty);
+        let is_last = missing <= self.stream.pager.likely(PAGE_EVENTS);
+        let page = self.stream.page(seq, missing.min(PAGE_EVENTS));
+        let page = page.instrument(span.clone());
+        let events = if is_last {
+            page.await?
+        } else {
+            // Sent together: the numbering begins when that is read.
+            let (events, ()) = tokio::try_join!(page, self.sequencer.number_meanwhile())?;
+            events
+        };
+        span.record("events", counted(events.len()));
+        Ok(events)
+    }
+}
+
+impl Stream {
     /// The newest events.
     async fn recent(&self, head: u64, most: usize) -> Result<Vec<Event>, Error> {
         let mut recent: Vec<Event> = Vec::new();
         let mut seq = head.saturating_sub(most as u64);
         while seq < head {
-            let page = read(&self.client, &self.after, &self.pager, seq, PAGE_EVENTS);
-            let mut page = page.await?;
+            let mut page = self.page(seq, PAGE_EVENTS).await?;
             let Some(last) = page.last() else { break };
             let is_next = recent
                 .last()
@@ -286,45 +300,31 @@ impl Session {
         Ok(recent)
     }
 
-    /// A page of what follows a position, which exists, up to the head.
-    ///
-    /// If that is not the last one, what has come meanwhile is numbered along with it. To leave that until
-    /// all is read makes batches ever larger where the processors are busy; and nobody is sent anything while
-    /// they are numbered, promises run out, and then more comes at once than the ring holds.
-    async fn read_on(&mut self, seq: u64) -> Result<Vec<Event>, Error> {
-        let Self {
-            client,
-            sequencer,
-            after,
-            pager,
-            ..
-        } = self;
-        let missing = sequencer.head() - seq;
-        let look = sequencer.take_span();
-        let span = tracing::trace_span!(target: SPANS, parent: &look, "read", events = Empty);
-        let page =
-            read(client, after, pager, seq, missing.min(PAGE_EVENTS)).instrument(span.clone());
-        let events = if missing > PAGE_EVENTS {
-            // Sent together: the numbering begins when that is read.
-            let (events, ()) = tokio::try_join!(page, sequencer.number_meanwhile())?;
-            events
-        } else {
-            page.await?
+    /// The epochs before this one, oldest first.
+    async fn ancestors(&self) -> Result<Vec<Ancestor>, Error> {
+        let ancestors =
+            "SELECT id, lead(after_seq) OVER (ORDER BY n) FROM bellwether.epoch ORDER BY n";
+        let rows = within("read the epochs", self.client.query(ancestors, &[])).await?;
+        let ancestor = |row: &Row| {
+            // The newest has none after it, and is no ancestor of itself.
+            let until = row.get::<_, Option<i64>>(1)?.unsigned_abs();
+            Some(parse_epoch(row.get(0)).map(|epoch| Ancestor { epoch, until }))
         };
-        span.record("events", counted(events.len()));
-        Ok(events)
+        rows.iter().filter_map(ancestor).collect()
     }
-}
 
-async fn read(
-    client: &Client,
-    after: &Statement,
-    pager: &Pager,
-    seq: u64,
-    at_most: u64,
-) -> Result<Vec<Event>, Error> {
-    let page = pager.read(client, after, seq, at_most);
-    within("read what is new", page).await?
+    /// The last event of each topic that has a state.
+    async fn states(&self) -> Result<Vec<Event>, Error> {
+        let states = self.client.query(STATES, &[]);
+        let rows = within("read the topics' states", states).await?;
+        rows.iter().map(|row| event(row, None)).collect()
+    }
+
+    /// Up to so many events that follow a position; fewer if they are large.
+    async fn page(&self, seq: u64, at_most: u64) -> Result<Vec<Event>, Error> {
+        let page = self.pager.read(&self.client, &self.after, seq, at_most);
+        within("read what is new", page).await?
+    }
 }
 
 /// These events, if they are what comes after a position.

@@ -36,6 +36,12 @@ pub(crate) struct Pager {
 }
 
 impl Pager {
+    /// Of so many events, how many a page is likely to hold.
+    pub(crate) fn likely(&self, at_most: u64) -> u64 {
+        let bytes = self.bytes_per_event.load(Ordering::Relaxed).max(1);
+        at_most.min((PAGE_BYTES / bytes).max(1) as u64)
+    }
+
     /// Up to so many events that follow a position, in the stream's order and without holes;
     /// fewer if they are large.
     pub(crate) async fn read(
@@ -45,8 +51,7 @@ impl Pager {
         seq: u64,
         at_most: u64,
     ) -> Result<Result<Vec<Event>, Error>, tokio_postgres::Error> {
-        let likely = 2 * PAGE_BYTES / self.bytes_per_event.load(Ordering::Relaxed).max(1);
-        let at_most = at_most.min(likely.max(1) as u64);
+        let at_most = at_most.min(2 * self.likely(at_most));
         let rows = client.query_raw(after, [position(seq), position(at_most)]);
         let mut rows = pin!(rows.await?);
         let mut events: Vec<Event> = Vec::new();

@@ -27,9 +27,11 @@ pub(crate) struct Request {
     /// In it, `{lane}` stands for a client's lane.
     #[arg(long)]
     pub(crate) path: String,
-    /// Beside Host.
+    /// Beside Host. In it, `{after}` stands for a client's lane times `apart`.
     #[arg(long)]
     pub(crate) header: Option<String>,
+    #[arg(long)]
+    pub(crate) apart: u64,
     #[arg(long)]
     pub(crate) clients: u32,
     /// Client n is on lane n modulo this.
@@ -119,6 +121,7 @@ impl Crowd {
                     .iter()
                     .flat_map(|header| ["--header", header]),
             )
+            .args(["--apart", &request.apart.to_string()])
             .args(["--clients", &request.clients.to_string()])
             .args(["--lanes", &request.lanes.to_string()])
             .stdin(Stdio::piped())

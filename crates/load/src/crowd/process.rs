@@ -159,11 +159,15 @@ fn connect(request: &Request, n: u32) -> io::Result<TcpStream> {
     let source = Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + 1 + n % SOURCES);
     socket.bind(&SocketAddr::from((source, 0)).into())?;
     socket.connect(&request.address.into())?;
-    let path = request
-        .path
-        .replace("{lane}", &(n % request.lanes).to_string());
-    let header = request.header.iter().map(|header| format!("{header}\r\n"));
-    let header: String = header.collect();
+    let lane = n % request.lanes;
+    let path = request.path.replace("{lane}", &lane.to_string());
+    let after = u64::from(lane) * request.apart;
+    let header = request
+        .header
+        .as_deref()
+        .map_or_else(String::new, |header| {
+            header.replace("{after}", &after.to_string()) + "\r\n"
+        });
     let head =
         format!("GET {path} HTTP/1.1\r\nHost: hub\r\nAccept: text/event-stream\r\n{header}\r\n");
     (&socket).write_all(head.as_bytes())?;
