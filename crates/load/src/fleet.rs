@@ -3,7 +3,7 @@
 //! A client is one task with one socket. It reads no more of HTTP and of the format than it must: the
 //! lines that say an event's id, its name and when it was inserted.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
 use memchr::memchr;
 use std::{
@@ -26,7 +26,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::writer::now;
+use crate::{digits::number, writer::now};
 
 /// Longest wait for anything.
 const LIMIT: Duration = Duration::from_mins(2);
@@ -306,14 +306,15 @@ impl Reader {
         if bytes.is_empty() {
             bail!("the stream has ended");
         }
+        let at = now();
         while let Some(end) = memchr(b'\n', bytes) {
             let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
             if self.partial.is_empty() {
-                self.line(line)?;
+                self.line(line, at)?;
             } else {
                 let mut partial = std::mem::take(&mut self.partial);
                 partial.extend_from_slice(line);
-                self.line(&partial)?;
+                self.line(&partial, at)?;
             }
             bytes = rest;
         }
@@ -322,15 +323,16 @@ impl Reader {
     }
 
     /// A line of the format; or of HTTP, which looks like none of these.
-    fn line(&mut self, line: &[u8]) -> Result<()> {
+    fn line(&mut self, line: &[u8], at: u64) -> Result<()> {
         if let Some(id) = line.strip_prefix(b"id: ") {
-            let id = std::str::from_utf8(id)?;
-            let (epoch, seq) = id.split_once('-').context("an id is a cursor")?;
+            let dash = memchr(b'-', id).context("an id is a cursor")?;
+            let (seq, rest) = number(&id[dash + 1..]);
+            ensure!(rest.is_empty(), "a cursor ends with a number");
             if self.epoch.is_empty() {
-                epoch.clone_into(&mut self.epoch);
-                self.seq = seq.parse()?;
+                str::from_utf8(&id[..dash])?.clone_into(&mut self.epoch);
+                self.seq = seq;
             }
-            self.id = Some(seq.parse()?);
+            self.id = Some(seq);
         } else if let Some(name) = line.strip_prefix(b"event: ") {
             match name {
                 b"heartbeat" => self.is_heartbeat = true,
@@ -339,7 +341,7 @@ impl Reader {
             }
         } else if let Some(data) = line.strip_prefix(b"data: ") {
             if let Some(inserted) = inserted_at(data) {
-                self.latencies.push(now().saturating_sub(inserted));
+                self.latencies.push(at.saturating_sub(inserted));
             }
         } else if line.is_empty() {
             // A block without an id is none of an event.
@@ -369,13 +371,9 @@ impl Reader {
 
 /// The number after `"t" : `, which comes first.
 fn inserted_at(data: &[u8]) -> Option<u64> {
-    let digits = data.iter().skip_while(|byte| !byte.is_ascii_digit());
-    let digits = digits.take_while(|byte| byte.is_ascii_digit());
-    let number = |number: u64, digit: &u8| Some(number * 10 + u64::from(digit - b'0'));
-    digits
-        .into_iter()
-        .try_fold(0, number)
-        .filter(|&number| number > 0)
+    let digits = data.iter().position(u8::is_ascii_digit)?;
+    let (inserted, _) = number(&data[digits..]);
+    (inserted > 0).then_some(inserted)
 }
 
 impl Tally {

@@ -9,6 +9,7 @@
 mod attach;
 mod copy;
 mod crowd;
+mod digits;
 mod drive;
 mod fan_out;
 mod fleet;

@@ -18,7 +18,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{Ask, Request, Seen};
-use crate::writer::now;
+use crate::{digits::number, writer::now};
 
 /// Addresses that clients connect from. Each has 28,000 ports towards one address and port of a
 /// server, and a port that was used rests for a minute.
@@ -243,18 +243,6 @@ impl Client {
         }
         Ok(())
     }
-}
-
-/// The number at the beginning, and what follows it.
-fn number(text: &[u8]) -> (u64, &[u8]) {
-    let digits = text.iter().position(|byte| !byte.is_ascii_digit());
-    let (digits, rest) = text.split_at(digits.unwrap_or(text.len()));
-    let append = |number: u64, digit: &u8| {
-        number
-            .wrapping_mul(10)
-            .wrapping_add(u64::from(digit - b'0'))
-    };
-    (digits.iter().fold(0, append), rest)
 }
 
 impl Log {
