@@ -20,11 +20,8 @@ use crate::{
 /// but nobody queues behind it for long, or those who gave up would be ever more.
 const PATIENCE: &str = "SET lock_timeout = '5s'; SET client_connection_check_interval = 0";
 
-/// Most events that are read at once.
-const PAGE_EVENTS: u64 = 4096;
-
-/// So many events behind the head, it is not ready.
-const BEHIND: u64 = 1000;
+/// Most events that are read at once. So many behind the head, it is not ready.
+const PAGE_EVENTS: u64 = 1000;
 
 /// The state of each topic that has one.
 const STATES: &str = "SELECT seq, topic, name, key, data::text, at, true FROM bellwether.state";
@@ -182,7 +179,7 @@ impl Feed {
         let seq = events.last().map_or(at.seq, |event| event.seq);
         let behind = head.saturating_sub(seq);
         self.metrics.behind.set(behind);
-        if behind > BEHIND {
+        if behind > PAGE_EVENTS {
             self.link
                 .send_replace(Link::Down(format!("{behind} events behind")));
         }
