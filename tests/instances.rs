@@ -12,7 +12,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::harness::{Client, Hub, TestDatabase, eventually, within};
+use crate::harness::{Client, Hub, HubOptions, TestDatabase, eventually, within};
 
 const INSERT: &str = "INSERT INTO events (name) VALUES ('n')";
 
@@ -239,6 +239,39 @@ async fn another_takes_over_when_the_one_that_numbers_hangs() {
     })
     .await;
     eprintln!("stopped: taken over within {took:?}");
+}
+
+/// It looks once for each page that it reads, and others have less to do.
+#[tokio::test]
+async fn one_that_is_behind_leaves_it_to_another() {
+    const LOADED: u64 = 200_000;
+    let database = TestDatabase::create().await;
+    let behind = start(&database, 2).await;
+    let psql = database.connect().await;
+    let is_promised = async || -> bool {
+        let promised = "SELECT coalesce(pg_sequence_last_value('bellwether.awake_until'), 0)
+            >= bellwether.now_ms()";
+        psql.query_one(promised, &[]).await.unwrap().get(0)
+    };
+    let writers = Writers::start(&database, 2, Duration::from_millis(1)).await;
+    eventually("one of them has promised to look", true, is_promised).await;
+    let load = format!("INSERT INTO events (name) SELECT 'load' FROM generate_series(1, {LOADED})");
+    psql.batch_execute(&load).await.unwrap();
+    let is_numbered = async || shares(&behind).await.iter().sum::<u64>() > LOADED;
+    eventually("it is numbered", true, is_numbered).await;
+
+    let options = HubOptions::args(&["--ring-events", "1000"]);
+    let fresh = Hub::start_with(&database, options).await;
+    eventually("it numbers", true, async || numbered(&fresh).await > 0).await;
+    for hub in &behind {
+        let read = hub.metric("bellwether_events_read_total").await;
+        assert!(read < LOADED, "it is not behind any more: {read} are read");
+    }
+    let inserted = writers.stop().await + LOADED;
+    for hub in &behind {
+        let read = async || hub.metric("bellwether_events_read_total").await;
+        eventually("all of it is read", inserted, read).await;
+    }
 }
 
 /// And when it goes on after a while, it does no harm.
