@@ -88,13 +88,16 @@ enum Scenario {
     Crowd(crowd::Request),
     /// The floor, for other scenarios
     #[command(hide = true)]
-    Floor,
+    Floor {
+        #[arg(long)]
+        threads: usize,
+    },
 }
 
 fn main() -> Result<()> {
     let scenario = match Cli::parse().scenario {
         Scenario::Crowd(request) => return crowd::process::run(&request),
-        Scenario::Floor => return floor::run(),
+        Scenario::Floor { threads } => return floor::run(threads),
         Scenario::Plot(options) => return plot::run(&options),
         scenario => scenario,
     };
@@ -131,7 +134,7 @@ async fn measure(scenario: Scenario) -> Result<(&'static str, Report)> {
         Scenario::Lanes(options) => ("lanes", lanes::run(&options).await?),
         Scenario::Replay(options) => ("replay", replay::run(&options).await?),
         Scenario::Polling(options) => ("polling", polling::run(&options).await?),
-        Scenario::Crowd(_) | Scenario::Floor | Scenario::Plot(_) => {
+        Scenario::Crowd(_) | Scenario::Floor { .. } | Scenario::Plot(_) => {
             unreachable!("these measure nothing")
         }
     })

@@ -47,6 +47,8 @@ pub(crate) enum Kind {
     Former,
     /// A bare loop that writes the same bytes to the same number of sockets
     Floor,
+    /// The same on as many threads as there are processors, as the hub has them
+    Floors,
     /// nginx with nchan, published to over HTTP
     Nchan,
     /// Redis behind a small Node server, as in tutorials
@@ -80,6 +82,7 @@ impl Kind {
             Self::Hyper => "hyper",
             Self::Former => "former",
             Self::Floor => "floor",
+            Self::Floors => "floors",
             Self::Nchan => "nchan",
             Self::Redis => "redis",
             Self::Textbook => "textbook",
@@ -97,7 +100,11 @@ impl Peer {
     ) -> Result<Self> {
         match kind {
             Kind::Hub | Kind::Hyper | Kind::Former => Self::hubs(kind, stage, hubs, args).await,
-            Kind::Floor => Self::floor().await,
+            Kind::Floor => Self::floor(kind, 1).await,
+            Kind::Floors => {
+                let processors = thread::available_parallelism()?;
+                Self::floor(kind, processors.get()).await
+            }
             Kind::Nchan => Self::nchan().await,
             Kind::Redis => Self::redis().await,
             Kind::Textbook => Self::textbook(stage).await,
@@ -149,12 +156,12 @@ impl Peer {
         Ok(peer)
     }
 
-    async fn floor() -> Result<Self> {
+    async fn floor(kind: Kind, threads: usize) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("floor");
+        command.args(["floor", "--threads", &threads.to_string()]);
         let (child, line) = start(&mut command, "the floor").await?;
         let (clients, publishers) = line.split_once(' ').context("two addresses")?;
-        let mut peer = Self::new(Kind::Floor, Way::Raw(publishers.parse()?), "/", None);
+        let mut peer = Self::new(kind, Way::Raw(publishers.parse()?), "/", None);
         peer.keep(child, clients.parse()?)?;
         Ok(peer)
     }
