@@ -169,6 +169,9 @@ struct Look {
     head: u64,
     /// The snapshot up to which nothing is missing before that, if it was for this hub to look.
     looked: Option<String>,
+    /// How many events there are after the head that was known, whoever numbered them; at first those that
+    /// this look did.
+    found: u64,
     /// How many events this look numbered, and of how many transactions they are.
     numbered: u64,
     commits: u64,
@@ -250,42 +253,64 @@ impl Sequencer {
     /// One pause, one look, and what follows from it. Returns what the stream grew by, or the first
     /// of that, if it grew.
     async fn step(&mut self) -> Result<Option<Vec<Event>>, Error> {
-        let is_heard = self.doorbell.is_heard();
-        let pause = self.state.pause(is_heard);
-        let call = time::timeout(pause, self.doorbell.call(self.epoch, self.head())).await;
-        let is_idle = matches!(self.state, State::Asleep | State::Following);
-        let (busy, quiet) = if self.others.0 { WITH_OTHERS } else { ALONE };
-        let why = match call {
-            Ok(Call::Announced(head)) => {
-                self.hear_of(head);
-                return Ok(Some(Vec::new()));
-            }
-            Ok(Call::Ring) if is_idle && self.pace.gap() > busy => Why::RungAlone,
-            Ok(Call::Ring) => Why::Rung,
-            Err(_) => Why::Time,
+        let Some(why) = self.wait().await else {
+            return Ok(Some(Vec::new()));
         };
         let mut look = match self.state {
-            State::Awake { in_vain, .. }
-                if in_vain >= PATIENCE && why == Why::Time && self.pace.gap() > quiet =>
-            {
-                self.leave().await?
-            }
+            State::Awake { in_vain, .. } if self.is_quiet(why, in_vain) => self.leave().await?,
             State::Awake { .. } => self.look(true).await?,
             _ => self.look(why == Why::Rung).await?,
         };
-        if why == Why::Time {
-            self.metrics.numbered_unrung.inc_by(look.numbered);
-        }
         self.watch_for_silence(why, &look);
-        let grew = Some(look.head) > self.head;
-        if grew {
+        self.go_on(why, &look).await?;
+        let events = mem::take(&mut look.events);
+        if events.last().is_some_and(|last| last.seq == look.head) {
+            // It is over: nothing is left to be read.
+            look.span = Span::none();
+        }
+        let grew = look.found > 0;
+        self.note(look);
+        self.announce().await?;
+        Ok(grew.then_some(events))
+    }
+
+    /// Waits until there is a reason to look. `None` if another hub tells what it has found.
+    async fn wait(&mut self) -> Option<Why> {
+        let pause = self.state.pause(self.doorbell.is_heard());
+        let call = time::timeout(pause, self.doorbell.call(self.epoch, self.head()));
+        match call.await {
+            Ok(Call::Announced(head)) => {
+                self.hear_of(head);
+                None
+            }
+            Ok(Call::Ring) if self.state.is_idle() && self.pace.gap() > self.mean_times().0 => {
+                Some(Why::RungAlone)
+            }
+            Ok(Call::Ring) => Some(Why::Rung),
+            Err(_) => Some(Why::Time),
+        }
+    }
+
+    /// Whether a hub that is awake has been for long enough.
+    fn is_quiet(&self, why: Why, in_vain: u32) -> bool {
+        in_vain >= PATIENCE && why == Why::Time && self.pace.gap() > self.mean_times().1
+    }
+
+    /// Between commits: below the first a hub that is rung stays awake, above the second it leaves.
+    fn mean_times(&self) -> (Duration, Duration) {
+        if self.others.0 { WITH_OTHERS } else { ALONE }
+    }
+
+    /// Comes to the state that follows from a look.
+    async fn go_on(&mut self, why: Why, look: &Look) -> Result<(), Error> {
+        if look.found > 0 {
             self.pace.note(look.commits);
         }
-        if is_idle && look.awake == Awake::Abandoned && why != Why::Rung {
+        if self.state.is_idle() && look.awake == Awake::Abandoned && why != Why::Rung {
             tracing::info!("taking over from a hub that does not look any more");
             self.metrics.takeovers.inc();
         }
-        let next = self.state.after(why, &look, grew);
+        let next = self.state.after(why, look);
         if let (State::Lapsing(lapsing), State::Asleep) = (self.state, next) {
             self.metrics.sleeps.inc();
             if !lapsing.is_told {
@@ -293,16 +318,9 @@ impl Sequencer {
             }
         }
         self.state = next;
-        let is_asleep = self.state == State::Asleep;
+        let is_asleep = next == State::Asleep;
         self.metrics.asleep.set(i64::from(is_asleep));
-        let events = mem::take(&mut look.events);
-        if events.last().is_some_and(|last| last.seq == look.head) {
-            // It is over: nothing is left to be read.
-            look.span = Span::none();
-        }
-        self.note(look);
-        self.announce().await?;
-        Ok(grew.then_some(events))
+        Ok(())
     }
 
     /// Has what is new numbered while something else is read, if that is for this hub to do. The head stays
@@ -359,24 +377,26 @@ impl Sequencer {
         if row.get::<_, &str>("epoch").parse() != Ok(self.epoch) {
             return Err(Error::EpochEnded(self.epoch));
         }
-        let look = Look {
+        let head = row.get::<_, i64>("head").unsigned_abs();
+        let numbered = row.get::<_, i64>("numbered").unsigned_abs();
+        let found = self
+            .head
+            .map_or(numbered, |known| head.saturating_sub(known));
+        if found > 0 {
+            // What has no number of events found none, and is not collected.
+            span.record("events", counted(found));
+        }
+        Ok(Look {
             awake: Awake::parse(row.get("awake"))?,
-            head: row.get::<_, i64>("head").unsigned_abs(),
+            head,
             looked: row.get("looked"),
-            numbered: row.get::<_, i64>("numbered").unsigned_abs(),
+            found,
+            numbered,
             commits: row.get::<_, i64>("commits").unsigned_abs(),
             ended_below: row.get::<_, Option<i64>>("looked_xmin").unwrap_or(0),
             events: page::along(&row)?,
             span,
-        };
-        let found = self
-            .head
-            .map_or(look.numbered, |head| look.head.saturating_sub(head));
-        if found > 0 {
-            // What has no number of events found none, and is not collected.
-            look.span.record("events", counted(found));
-        }
-        Ok(look)
+        })
     }
 
     /// Begins the next look where this one has ended.
@@ -385,7 +405,7 @@ impl Sequencer {
         self.metrics.numbered.inc_by(look.numbered);
         self.is_announced &= look.numbered == 0;
         self.looked = look.looked;
-        if Some(look.head) > self.head {
+        if look.found > 0 {
             self.metrics.looks_found.inc();
             self.span = look.span;
         }
@@ -395,6 +415,9 @@ impl Sequencer {
     /// Counts what the safety poll finds and nobody rings for. A ring may come a moment after
     /// the poll, so it is counted when this hub falls asleep again without having heard any.
     fn watch_for_silence(&mut self, why: Why, look: &Look) {
+        if why == Why::Time {
+            self.metrics.numbered_unrung.inc_by(look.numbered);
+        }
         match self.state {
             _ if why != Why::Time || !self.doorbell.is_heard() => self.unrung = 0,
             State::Asleep if look.awake == Awake::Nobody => self.unrung += look.numbered,
@@ -531,7 +554,8 @@ impl State {
     };
 
     /// What follows from a look.
-    fn after(self, why: Why, look: &Look, grew: bool) -> Self {
+    fn after(self, why: Why, look: &Look) -> Self {
+        let grew = look.found > 0;
         match (self, look.awake) {
             (_, Awake::Other) => Self::Following,
             _ if why == Why::Rung => Self::AWAKE,
@@ -555,6 +579,11 @@ impl State {
                 ..lapsing
             }),
         }
+    }
+
+    /// Whether it is not for this hub to look.
+    fn is_idle(self) -> bool {
+        matches!(self, Self::Asleep | Self::Following)
     }
 
     /// How long to wait for a call before the next look.
