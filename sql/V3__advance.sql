@@ -38,7 +38,10 @@ BEGIN ATOMIC
     )
     SELECT event.id, event.xid, event.retain
     FROM span
-    JOIN bellwether.event ON event.xid >= span.begins AND event.xid < span.ends
+    CROSS JOIN LATERAL (
+        SELECT * FROM bellwether.event WHERE event.xid >= span.begins AND event.xid < span.ends
+        OFFSET 0 -- for each range, and never the other way around
+    ) AS event
     WHERE span.begins < span.ends;
 END;
 
