@@ -9,7 +9,9 @@ use std::{
 use tokio::{task::JoinSet, time};
 use tokio_postgres::{AsyncMessage, NoTls};
 
-use crate::harness::{Hub, TestDatabase, connect, eventually, private_postgres, within};
+use crate::harness::{
+    Hub, TestDatabase, connect, eventually, is_promised, private_postgres, within,
+};
 
 const INSERT: &str = "INSERT INTO events (name) VALUES ('tick')";
 
@@ -124,8 +126,6 @@ async fn a_late_commit_is_found_without_the_safety_poll() {
         database.connect().await,
         database.connect().await,
     );
-    let is_promised = "SELECT coalesce(pg_sequence_last_value('bellwether.awake_until'), 0)
-        >= bellwether.now_ms()";
     let mut rounds = 0;
     loop {
         rounds += 1;
@@ -139,9 +139,9 @@ async fn a_late_commit_is_found_without_the_safety_poll() {
             let begin = format!("BEGIN; {INSERT}");
             late.batch_execute(&begin).await.unwrap();
         }
-        let promised = psql.query_one(is_promised, &[]).await.unwrap();
+        let is_promised = is_promised(&psql).await;
         client.events(30).await;
-        if promised.get(0) {
+        if is_promised {
             break;
         }
         // Too late on a busy machine: they may have rung.

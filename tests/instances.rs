@@ -12,7 +12,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::harness::{Client, Hub, HubOptions, TestDatabase, eventually, within};
+use crate::harness::{Client, Hub, HubOptions, TestDatabase, eventually, is_promised, within};
 
 const INSERT: &str = "INSERT INTO events (name) VALUES ('n')";
 
@@ -248,13 +248,11 @@ async fn one_that_is_behind_leaves_it_to_another() {
     let database = TestDatabase::create().await;
     let behind = start(&database, 2).await;
     let psql = database.connect().await;
-    let is_promised = async || -> bool {
-        let promised = "SELECT coalesce(pg_sequence_last_value('bellwether.awake_until'), 0)
-            >= bellwether.now_ms()";
-        psql.query_one(promised, &[]).await.unwrap().get(0)
-    };
     let writers = Writers::start(&database, 2, Duration::from_millis(1)).await;
-    eventually("one of them has promised to look", true, is_promised).await;
+    eventually("one of them has promised to look", true, async || {
+        is_promised(&psql).await
+    })
+    .await;
     let load = format!("INSERT INTO events (name) SELECT 'load' FROM generate_series(1, {LOADED})");
     psql.batch_execute(&load).await.unwrap();
     let is_numbered = async || shares(&behind).await.iter().sum::<u64>() > LOADED;

@@ -93,6 +93,13 @@ async fn shared_server() -> &'static Postgres {
     SERVER.get_or_init(start).await
 }
 
+/// Whether some hub has promised to look, so that writers do not ring.
+pub(crate) async fn is_promised(psql: &Client) -> bool {
+    let promised = "SELECT coalesce(pg_sequence_last_value('bellwether.awake_until'), 0)
+        >= bellwether.now_ms()";
+    psql.query_one(promised, &[]).await.unwrap().get(0)
+}
+
 /// The major version of all servers here.
 pub(crate) async fn server_major() -> u32 {
     shared_server().await.major()

@@ -9,7 +9,7 @@ mod tls;
 
 pub(crate) use client::{Client, Delivery, Lines, get, request_whole, try_request};
 pub(crate) use database::{
-    TestDatabase, connect, private_postgres, private_postgres_with, server_major,
+    TestDatabase, connect, is_promised, private_postgres, private_postgres_with, server_major,
 };
 pub(crate) use hub::{Hub, HubOptions, bellwether};
 pub(crate) use ledger::{Committed, check_order, now};
