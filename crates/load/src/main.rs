@@ -18,6 +18,7 @@ mod floor;
 mod h2;
 mod instances;
 mod lanes;
+mod markdown;
 mod memory;
 mod peer;
 mod plot;
@@ -26,6 +27,7 @@ mod process;
 mod publish;
 mod replay;
 mod report;
+mod runs;
 mod side;
 mod slow;
 mod slow_flush;
@@ -83,6 +85,8 @@ enum Scenario {
     Polling(polling::Options),
     /// Draws what fan-out has measured
     Plot(plot::Options),
+    /// Writes what fan-out has measured as tables in Markdown
+    Markdown(markdown::Options),
     /// Clients of one server, for other scenarios
     #[command(hide = true)]
     Crowd(crowd::Request),
@@ -99,6 +103,7 @@ fn main() -> Result<()> {
         Scenario::Crowd(request) => return crowd::process::run(&request),
         Scenario::Floor { threads } => return floor::run(threads),
         Scenario::Plot(options) => return plot::run(&options),
+        Scenario::Markdown(options) => return markdown::run(&options),
         scenario => scenario,
     };
     let runtime = tokio::runtime::Runtime::new()?;
@@ -134,7 +139,7 @@ async fn measure(scenario: Scenario) -> Result<(&'static str, Report)> {
         Scenario::Lanes(options) => ("lanes", lanes::run(&options).await?),
         Scenario::Replay(options) => ("replay", replay::run(&options).await?),
         Scenario::Polling(options) => ("polling", polling::run(&options).await?),
-        Scenario::Crowd(_) | Scenario::Floor { .. } | Scenario::Plot(_) => {
+        Scenario::Crowd(_) | Scenario::Floor { .. } | Scenario::Plot(_) | Scenario::Markdown(_) => {
             unreachable!("these measure nothing")
         }
     })

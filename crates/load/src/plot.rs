@@ -2,12 +2,15 @@
 
 use anyhow::{Context, Result};
 use plotters::prelude::*;
-use serde_json::{Map, Value};
 use std::{
-    collections::BTreeMap,
     fs,
     ops::Range,
     path::{Path, PathBuf},
+};
+
+use crate::{
+    report::float,
+    runs::{self, Runs},
 };
 
 /// Of each picture, in pixels.
@@ -39,9 +42,6 @@ pub(crate) struct Options {
     rate: u64,
 }
 
-/// Clients, events a second and hubs; and the figures of that run.
-type Runs = BTreeMap<(u64, u64, u64), Map<String, Value>>;
-
 /// A line: its name, its colour and its points.
 type Line = (String, RGBColor, Vec<(f64, f64)>);
 
@@ -54,10 +54,7 @@ struct Picture<'a> {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let mut runs = Runs::new();
-    for file in &options.files {
-        read(file, &mut runs).with_context(|| format!("cannot use {}", file.display()))?;
-    }
+    let runs = runs::read(&options.files)?;
     fs::create_dir_all(&options.folder)?;
     let (clients, rate) = (options.clients, options.rate);
     let by_rate = |figure: &str| {
@@ -134,28 +131,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn read(file: &Path, runs: &mut Runs) -> Result<()> {
-    let all: Value = serde_json::from_str(&fs::read_to_string(file)?)?;
-    for section in all["sections"].as_array().context("it has no sections")? {
-        let figures = &section["figures"];
-        let number = |name: &str| figures[name].as_u64();
-        if let (Some(clients), Some(rate), Some(hubs)) =
-            (number("clients"), number("rate"), number("hubs"))
-        {
-            let known = runs.entry((clients, rate, hubs)).or_default();
-            known.extend(figures.as_object().cloned().unwrap_or_default());
-        }
-    }
-    Ok(())
-}
-
 /// A figure of each server, over what is chosen.
 fn lines(runs: &Runs, figure: &str, chosen: impl Fn(&(u64, u64, u64)) -> Option<u64>) -> Vec<Line> {
     let line = |&(server, name, colour): &(&str, &str, RGBColor)| {
         let points = runs.iter().filter_map(|(run, figures)| {
-            let value = figures.get(&format!("{server}_{figure}"))?;
-            let value = value.as_f64().or(value["median"].as_f64())?;
-            Some((crate::report::float(chosen(run)?), value))
+            let value = runs::median(figures, &format!("{server}_{figure}"))?;
+            Some((float(chosen(run)?), value))
         });
         (name.to_owned(), colour, points.collect())
     };

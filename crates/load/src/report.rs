@@ -4,9 +4,10 @@ use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use std::{
-    fmt, fs,
+    env, fmt, fs,
     path::{Path, PathBuf},
-    time::Duration,
+    thread,
+    time::{Duration, SystemTime},
 };
 
 /// Where reports are written.
@@ -85,6 +86,9 @@ impl Report {
         });
         let all = json!({
             "scenario": name,
+            "options": env::args().skip(2).collect::<Vec<_>>(),
+            "taken": humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            "machine": machine(),
             "sections": sections.collect::<Vec<_>>(),
             "notes": self.notes,
             "faults": self.faults,
@@ -123,6 +127,19 @@ impl fmt::Display for Report {
         }
         writeln!(f)
     }
+}
+
+/// What it was measured on.
+fn machine() -> Value {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpus = read("/proc/cpuinfo");
+    let model = cpus.lines().find(|line| line.starts_with("model name"));
+    let kernel = read("/proc/sys/kernel/osrelease");
+    json!({
+        "processors": thread::available_parallelism().map_or(0, usize::from),
+        "model": model.and_then(|line| line.split_once(": ")).map(|(_, model)| model),
+        "linux": kernel.trim().split('-').next(),
+    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]

@@ -4,6 +4,7 @@
 
 mod clients;
 mod deny;
+mod figures;
 mod matrix;
 mod proxies;
 
@@ -36,7 +37,9 @@ usage: cargo xtask <verb>
   load SCENARIO [OPTIONS]
           the real program under load: fan-out, memory, flood, lanes, replay, storm, stalled,
           writers, copy, attach, publish, h2, slow, polling, instances; plot draws what fan-out
-          has measured
+          has measured, markdown writes it as tables
+  figures [NAME]...
+          everything that benches/README.md shows (an hour and a half), or these, into benches/figures
   bench   all benches (some minutes), figures in target/criterion";
 
 fn main() -> ExitCode {
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         "pixels" => ignored("browser::pixels"),
         "pictures" => ignored("browser::pictures"),
         "load" => load(),
+        "figures" => figures::take(&env::args().skip(2).collect::<Vec<_>>()),
         "proxies" => proxies::run(&env::args().skip(2).collect::<Vec<_>>()),
         "docs" => docs(),
         "bench" => cargo(&["bench"]),
