@@ -59,8 +59,20 @@ const FIGURES: &[(&str, &str)] = &[
     ("memory", "memory"),
     ("lanes", "lanes"),
     (
-        "flood",
-        "flood --transactions 100 --time 60s --ring-events 262144 --lanes 1,1,1,100",
+        "flood-one-lane",
+        "flood --transactions 100 --time 60s --ring-events 262144 --lanes 1",
+    ),
+    (
+        "flood-one-lane-again",
+        "flood --transactions 100 --time 60s --ring-events 262144 --lanes 1",
+    ),
+    (
+        "flood-one-lane-once-more",
+        "flood --transactions 100 --time 60s --ring-events 262144 --lanes 1",
+    ),
+    (
+        "flood-100-lanes",
+        "flood --transactions 100 --time 60s --ring-events 262144 --lanes 100",
     ),
     (
         "flood-usual-ring",
