@@ -86,6 +86,8 @@ fn replay(c: &mut Criterion) {
             let mut filters = distinct_filters();
             b.iter(|| {
                 let filter = filters();
+                // A lane ends with its last client, and what is shared with it.
+                let _stays = hub.subscribe(filter.clone(), None).unwrap();
                 let missed = (0..STORM).map(|_| come_back(&hub, &filter, behind));
                 missed.sum::<usize>()
             });
