@@ -1,8 +1,8 @@
-//! The figures of `benches/README.md`, all of them taken anew.
+//! The loads that `benches/README.md` shows, taken anew.
 
 use std::{env, fs};
 
-use crate::{cargo, root};
+use crate::{load, root};
 
 /// What each is called, and the load that measures it. They run one after the other, about an hour and a half
 /// in all, on a machine where nothing else runs.
@@ -106,7 +106,6 @@ const FIGURES: &[(&str, &str)] = &[
 /// Those whose names begin with one of these; all, if there is none. One that fails does not keep the others
 /// from being taken.
 pub(crate) fn take(chosen: &[String]) -> Result<(), String> {
-    cargo(&["build", "--release", "-p", "bellwether", "-p", "load"])?;
     let root = root();
     // Where the harness writes to.
     env::set_current_dir(&root)
@@ -114,16 +113,15 @@ pub(crate) fn take(chosen: &[String]) -> Result<(), String> {
     let kept = root.join("benches/figures");
     let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|of| name.starts_with(of));
     let mut failed = Vec::new();
-    for &(name, load) in FIGURES.iter().filter(|(name, _)| is_chosen(name)) {
-        let args: Vec<&str> = load.split(' ').collect();
-        let run = ["run", "--release", "-q", "-p", "load", "--"];
-        if let Err(why) = cargo(&[&run[..], &args].concat()) {
+    for &(name, options) in FIGURES.iter().filter(|(name, _)| is_chosen(name)) {
+        let args: Vec<String> = options.split(' ').map(str::to_owned).collect();
+        if let Err(why) = load(&args) {
             failed.push(format!("{name}: {why}"));
             continue;
         }
         let written = root
             .join("target/load")
-            .join(args[0])
+            .join(&args[0])
             .with_extension("json");
         let place = kept.join(name).with_extension("json");
         fs::create_dir_all(&kept)

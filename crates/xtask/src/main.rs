@@ -39,7 +39,7 @@ usage: cargo xtask <verb>
           writers, copy, attach, publish, h2, slow, polling, instances; plot draws what fan-out
           has measured, markdown writes it as tables
   figures [NAME]...
-          everything that benches/README.md shows (an hour and a half), or these, into benches/figures
+          the loads that benches/README.md shows (an hour and a half), or these, into benches/figures
   bench   all benches (some minutes), figures in target/criterion";
 
 fn main() -> ExitCode {
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         "soak" => soak(),
         "pixels" => ignored("browser::pixels"),
         "pictures" => ignored("browser::pictures"),
-        "load" => load(),
+        "load" => load(&env::args().skip(2).collect::<Vec<_>>()),
         "figures" => figures::take(&env::args().skip(2).collect::<Vec<_>>()),
         "proxies" => proxies::run(&env::args().skip(2).collect::<Vec<_>>()),
         "docs" => docs(),
@@ -129,9 +129,8 @@ fn ignored(name: &str) -> Result<(), String> {
 }
 
 /// The program and the harness in release; the harness finds the program beside itself.
-fn load() -> Result<(), String> {
+fn load(args: &[String]) -> Result<(), String> {
     cargo(&["build", "--release", "-p", "bellwether", "-p", "load"])?;
-    let args: Vec<String> = env::args().skip(2).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     cargo(&[&["run", "--release", "-p", "load", "--"][..], &args].concat())
 }
